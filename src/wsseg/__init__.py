@@ -1,0 +1,1 @@
+"""wsseg: weakly supervised semantic segmentation, from cheap labels to pixel masks and a model."""

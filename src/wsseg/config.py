@@ -1,0 +1,21 @@
+"""The base of every configuration: frozen, strict, each field with description and range."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Config(BaseModel):
+    """A frozen group of settings; an unknown key is an error.
+
+    Every field carries ``Field(default, description=..., ge=..., le=...)`` with its unit in the
+    description: ``wsseg recipes explain`` prints them.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=False
+    )
+
+
+class MethodConfig(Config):
+    """Settings of one registered method; subclasses declare ``name: Literal["its_name"]``."""
