@@ -1,0 +1,102 @@
+"""What methods exist: name → "module:object" tables, entry points of other packages.
+
+Listing imports nothing; a method's module is imported when the method is used. Other packages
+add methods through the entry-point groups ``wsseg.localizers``, ``wsseg.refiners`` and
+``wsseg.segmenters``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, Literal
+
+from wsseg.config import MethodConfig
+from wsseg.errors import RecipeError, unknown_name
+
+Group = Literal["localizers", "refiners", "segmenters"]
+
+TABLES: dict[str, dict[str, str]] = {
+    "localizers": {
+        "cam": "wsseg.localize.tags.cam:cam",
+    },
+    "refiners": {
+        "background_constant": "wsseg.refine.background:background_constant",
+        "background_cue": "wsseg.refine.background:background_cue",
+        "background_power": "wsseg.refine.background:background_power",
+        "dense_crf": "wsseg.refine.dense_crf:dense_crf",
+        "superpixel_pooling": "wsseg.refine.superpixel_pooling:superpixel_pooling",
+        "threshold": "wsseg.refine.threshold:threshold",
+    },
+    "segmenters": {
+        "smp": "wsseg.segment.task:smp",
+    },
+}
+
+
+@cache
+def table(group: Group) -> dict[str, str]:
+    """List the methods of a group.
+
+    Args:
+        group: ``"localizers"``, ``"refiners"`` or ``"segmenters"``.
+
+    Returns:
+        ``{name: "module:object"}``; built-in methods win over third-party ones of the same name.
+    """
+    found = {point.name: point.value for point in entry_points(group=f"wsseg.{group}")}
+    return found | TABLES[group]
+
+
+def load(group: Group, name: str) -> Any:
+    """Import a method by its name.
+
+    Args:
+        group: The group that the method belongs to.
+        name: Its registered name.
+
+    Returns:
+        The registered object (a function or a `FittedRefiner`).
+
+    Raises:
+        RecipeError: When no method has that name, or its module cannot be imported.
+    """
+    known = table(group)
+    if name not in known:
+        raise RecipeError(unknown_name(group.removesuffix("s"), name, known))
+    module_name, _, attribute = known[name].partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(
+            f'The {group.removesuffix("s")} "{name}" ({known[name]}) cannot be loaded: {error}.'
+        ) from error
+
+
+def config_class(group: Group, name: str) -> type[MethodConfig]:
+    """Find the configuration class of a method: the default of its ``config`` parameter.
+
+    Args:
+        group: The group that the method belongs to.
+        name: Its registered name.
+
+    Returns:
+        The pydantic class that validates the method's settings.
+
+    Raises:
+        RecipeError: When the method is unknown or declares no configuration.
+    """
+    method = load(group, name)
+    declared = getattr(method, "config_class", None)
+    if declared is None:
+        parameter = inspect.signature(method).parameters.get("config")
+        if parameter is not None and isinstance(parameter.default, MethodConfig):
+            declared = type(parameter.default)
+    if declared is None:
+        raise RecipeError(
+            f'The {group.removesuffix("s")} "{name}" declares no configuration: give its '
+            "`config` parameter a default that is a MethodConfig."
+        )
+    return declared
