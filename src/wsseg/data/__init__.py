@@ -1,0 +1,1 @@
+"""Samples, labels, images and masks: what wsseg knows about a data set."""
