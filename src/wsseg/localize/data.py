@@ -1,0 +1,77 @@
+"""The items that a tag localizer is trained on: augmented images with their tags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsseg.data.dataset import Sample
+from wsseg.data.working import read_working_image
+from wsseg.data.transforms import AugmentConfig, augment
+from wsseg.errors import DataError
+
+
+class TagData:
+    """Training items for classifiers: image, tags, and which pixels are image rather than padding.
+
+    Args:
+        samples: Samples with tags; untagged ones are not accepted.
+        num_classes: C.
+        config: How images are augmented and cropped.
+        max_side_px: Longest side that images are shrunk to before anything else.
+
+    Raises:
+        DataError: When a sample has no tags, or there is none at all.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        num_classes: int,
+        config: AugmentConfig,
+        *,
+        max_side_px: int | None = None,
+    ) -> None:
+        untagged = [sample.id for sample in samples if sample.labels.tags is None]
+        if untagged:
+            raise DataError("These images have no tags and cannot train a classifier:", untagged)
+        if not samples:
+            raise DataError("There is no tagged image to train on.")
+        self.samples = tuple(samples)
+        self.config = config
+        self.max_side_px = max_side_px
+        self.tags = np.zeros((len(samples), num_classes), np.float32)
+        for row, sample in zip(self.tags, samples, strict=True):
+            row[[class_id - 1 for class_id in sample.labels.tags or ()]] = 1
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, NDArray]:
+        """Read and augment one image.
+
+        Returns:
+            ``image`` (3 or 1, h, w) float32 normalised, ``tags`` (C,) float32 of 0 and 1,
+            ``valid`` (1, h, w) float32, 1 where the pixel belongs to the image.
+        """
+        image = read_working_image(self.samples[index].image_path, self.max_side_px)
+        augmented = augment(image, None, rng, self.config)
+        return {
+            "image": augmented.image,
+            "tags": self.tags[index],
+            "valid": augmented.valid[None].astype(np.float32),
+        }
+
+    def sample_weights(self) -> NDArray[np.float64]:
+        """Weigh images so that every class, and the images without any, is drawn equally often.
+
+        Returns:
+            (n,) float64, summing to 1. An image with several classes counts for its rarest.
+        """
+        groups = np.concatenate([self.tags, 1 - self.tags.max(axis=1, keepdims=True)], axis=1)
+        counts = groups.sum(axis=0)
+        share = np.divide(1.0, counts, out=np.zeros_like(counts), where=counts > 0)
+        weights = (groups * share).max(axis=1).astype(np.float64)
+        return weights / weights.sum()

@@ -1,0 +1,160 @@
+"""The localize stage: train the localizer on the tagged images, then write Scores per image."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsseg import console, registry
+from wsseg.context import RunContext
+from wsseg.data.dataset import Dataset, Sample
+from wsseg.data.scores import save_scores
+from wsseg.data.working import read_working_image
+from wsseg.errors import DataError
+from wsseg.localize.config import TagLocalizerConfig
+from wsseg.localize.data import TagData
+from wsseg.rundir import StageDir
+
+if TYPE_CHECKING:
+    from torch import nn
+
+VERSION = 1
+
+
+def localize(
+    dataset: Dataset, config: TagLocalizerConfig, stage: StageDir, context: RunContext
+) -> None:
+    """Train the localizer and write ``scores/ID.npz`` for the images of every split.
+
+    Only images of the ``train`` split with tags train. Images of the other splits get scores
+    too, so that they can be looked at and scored.
+
+    Args:
+        dataset: The data set.
+        config: The localizer's settings.
+        stage: Where the results go.
+        context: Settings of the run.
+
+    Raises:
+        DataError: When the tags cannot train a classifier.
+        OutputError: When results cannot be written.
+    """
+    if stage.begin():
+        return
+    started = time.perf_counter()
+    net = train_localizer(dataset, config, stage, context)
+    samples = [s for s in dataset.samples if _has_class_ids(s, config)]
+    _note_left_out(dataset, samples)
+    stage.for_each(
+        samples,
+        lambda sample: _localize_one(sample, net, config, stage, context),
+        title="localize: maps",
+    )
+    stage.finish(seconds=time.perf_counter() - started)
+
+
+def _has_class_ids(sample: Sample, config: TagLocalizerConfig) -> bool:
+    return sample.labels.tags is not None or config.inference.tags == "predicted"
+
+
+def _note_left_out(dataset: Dataset, kept: list[Sample]) -> None:
+    left_out = len(dataset.samples) - len(kept)
+    if left_out:
+        console.warning(
+            f"{left_out} images have no tags and get no maps; tag them, or let the classifier "
+            "tag them with --set localize.inference.tags=predicted."
+        )
+
+
+def train_localizer(
+    dataset: Dataset, config: TagLocalizerConfig, stage: StageDir, context: RunContext
+) -> nn.Module:
+    """Train the localizer's network, or load it when it was trained already.
+
+    Returns:
+        The trained network in evaluation mode.
+
+    Raises:
+        DataError: When the tags cannot train a classifier.
+    """
+    from wsseg.training.loop import fit
+    from wsseg.training.seeds import seed_everything
+
+    samples = [s for s in dataset.split("train") if s.labels.tags is not None]
+    check_trainable(samples, dataset)
+    data = TagData(
+        samples, dataset.classes.num_classes, config.augment, max_side_px=context.max_side_px
+    )
+    seed_everything(context.seed)
+    method = registry.load("localizers", config.name)
+    net = method(config=config, num_classes=dataset.classes.num_classes)
+    set_class_weights = getattr(net, "set_class_weights", None)
+    if config.class_weights and set_class_weights is not None:
+        set_class_weights(data.tags)
+    result = fit(
+        net,
+        data,
+        config.training,
+        stage.path / "training",
+        seed=context.seed,
+        title="localize: train",
+        fingerprint=stage.fingerprint,
+    )
+    result.module.eval()
+    return result.module
+
+
+def check_trainable(samples: list[Sample], dataset: Dataset) -> None:
+    """Refuse tags that a classifier cannot learn from, saying what is missing.
+
+    Args:
+        samples: The tagged images of the train split.
+        dataset: The data set, for its class names.
+
+    Raises:
+        DataError: When no image is tagged, a class has no image, or every image carries every
+            class.
+    """
+    if not samples:
+        raise DataError(
+            "The train split has no tagged image. Give tags in labels.csv (column `tags`), or put "
+            "the images into one folder per class."
+        )
+    names = dataset.classes.names
+    counts = np.zeros(len(names), int)
+    for sample in samples:
+        counts[[class_id - 1 for class_id in sample.labels.tags or ()]] += 1
+    if not counts.any():
+        raise DataError("No image of the train split carries a class: all are tagged as ok.")
+    empty = [name for name, count in zip(names, counts, strict=True) if count == 0]
+    if empty:
+        console.warning(
+            f"No train image carries {', '.join(empty)}; these classes cannot be learned."
+        )
+    always = [
+        name for name, count in zip(names, counts, strict=True) if count == len(samples)
+    ]
+    if always:
+        raise DataError(
+            f"Every train image carries {', '.join(always)}, so a classifier has nothing to "
+            "compare with and its maps would mean nothing. Add images without it (a folder `ok/`, "
+            "or rows with empty tags), or give boxes, points or scribbles instead of tags."
+        )
+
+
+def _localize_one(
+    sample: Sample,
+    net: nn.Module,
+    config: TagLocalizerConfig,
+    stage: StageDir,
+    context: RunContext,
+) -> dict[str, Any]:
+    from wsseg.localize.inference import class_maps
+
+    image = read_working_image(sample.image_path, context.max_side_px)
+    tags = sample.labels.tags
+    scores, probabilities = class_maps(net, image, tags, config.inference)
+    save_scores(stage.file("scores", sample.id, ".npz"), scores)
+    return {"probabilities": [round(float(p), 5) for p in probabilities]}
