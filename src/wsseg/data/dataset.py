@@ -196,7 +196,8 @@ class Dataset:
             DataError: If the file is missing or a line is not valid; the line is named.
         """
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            # Only "\n" ends a record: names may hold the other characters of str.splitlines.
+            lines = path.read_bytes().decode().removesuffix("\n").split("\n")
         except (OSError, UnicodeDecodeError) as fault:
             raise DataError(f"{path}: cannot be read ({fault}). Run the command again.") from None
         records = _parse_lines(path, lines)

@@ -22,6 +22,19 @@ from wsseg.errors import DataError
 
 StorageType = Literal["uint8", "float16"]
 
+# What NumPy and zipfile raise on files that are torn, overwritten or of another kind.
+_DAMAGE = (
+    AttributeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    OSError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -166,7 +179,8 @@ def load_scores(path: Path) -> Scores:
         DataError: If the file is missing, damaged or something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # NumPy leaves the file open when the archive is damaged, so it is opened here.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             stored, class_ids, size = (archive[key] for key in ("values", "class_ids", "size"))
         if stored.dtype == np.uint8:
             values = stored.astype(np.float32) / np.float32(255)
@@ -177,11 +191,7 @@ def load_scores(path: Path) -> Scores:
         return Scores(values, class_ids, (int(size[0]), int(size[1])))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Run the stage that writes it again.") from None
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as fault:
-        raise DataError(_damaged(path, fault)) from fault
-    except (EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as fault:
-        raise DataError(_damaged(path, fault)) from fault
-
-
-def _damaged(path: Path, fault: Exception) -> str:
-    return f"{path}: not a valid Scores file ({fault}). Delete it and run its stage again."
+    except _DAMAGE as fault:
+        raise DataError(
+            f"{path}: not a valid Scores file ({fault}). Delete it and run its stage again."
+        ) from fault
