@@ -1,0 +1,1 @@
+"""Numbers for every stage: confusion matrix, IoU, boundary IoU, sweeps, bootstrap, AP."""
