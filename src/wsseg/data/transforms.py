@@ -13,7 +13,7 @@ time, and in that the brightness, contrast and saturation factors are applied as
 
 from __future__ import annotations
 
-from typing import Literal, Self, TypeVar
+from typing import Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from wsseg.data.colour import as_bytes, jitter, normalise
 from wsseg.data.geometry import Geometry, crop_geometry, mirror_and_turn
 from wsseg.data.labels import IGNORE
 
-__all__ = ["IDENTITY", "AugmentConfig", "Geometry", "augment", "normalise"]
+__all__ = ["IDENTITY", "AugmentConfig", "Augmented", "Geometry", "augment", "normalise"]
 
 T = TypeVar("T", bound=np.generic)
 
@@ -93,6 +93,22 @@ class AugmentConfig(Config):
 IDENTITY = AugmentConfig(scale=None, crop_px=None, hflip=0, brightness=0, contrast=0, saturation=0)
 
 
+class Augmented(NamedTuple):
+    """A random view of an image.
+
+    Attributes:
+        image: (1 or 3, h, w) float32, normalised, zero where it is padded.
+        mask: (h, w) uint8 class ids, 255 where it is padded; None where none was given.
+        valid: (h, w) bool, True where the view shows the image and not padding.
+        geometry: The map from the source to the view.
+    """
+
+    image: NDArray[np.float32]
+    mask: NDArray[np.uint8] | None
+    valid: NDArray[np.bool_]
+    geometry: Geometry
+
+
 def augment(
     image: NDArray[np.uint8],
     mask: NDArray[np.uint8] | None,
@@ -101,7 +117,7 @@ def augment(
     *,
     in_channels: Literal[1, 3] = 3,
     focus: tuple[float, float] | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None, NDArray[np.bool_], Geometry]:
+) -> Augmented:
     """Draw one random view of an image and, where there is one, of its mask.
 
     Args:
@@ -113,9 +129,7 @@ def augment(
         focus: Point (x, y) in source pixels that the crop must contain; None: any crop.
 
     Returns:
-        The view as (in_channels, h, w) float32, normalised, zero where it is padded; its mask
-        (h, w) uint8, 255 where it is padded, or None; the valid map (h, w) bool, True where the
-        view shows the image; and the geometry from the source to the view.
+        The view, its mask, which of its pixels are image, and where they came from.
 
     Example:
         >>> image = np.zeros((20, 30, 3), np.uint8)
@@ -139,7 +153,7 @@ def augment(
         new_mask = np.full(canvas, IGNORE, np.uint8)
         _paste(new_mask, _resized(_cut(mask, window), placed, is_mask=True), placed)
         new_mask = _turned(new_mask, flips, turns)
-    return (
+    return Augmented(
         _turned(view, flips, turns),
         new_mask,
         _turned(valid, flips, turns),

@@ -1,0 +1,1 @@
+"""Handing results to other tools: ONNX files, model bundles, annotation files."""

@@ -1,0 +1,1 @@
+"""Training a segmenter on pseudo masks, and predicting with it."""

@@ -1,0 +1,127 @@
+"""Settings of the segmentation stage: network, training, loss, validation, prediction."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from wsseg.config import Config, MethodConfig
+from wsseg.data.transforms import AugmentConfig
+from wsseg.nets.architectures import Architecture
+from wsseg.training.config import TrainingConfig
+
+
+class LossConfig(Config):
+    """What the segmenter is trained to lower."""
+
+    name: Literal["cross_entropy"] = Field(
+        "cross_entropy", description="cross_entropy: pixel cross-entropy, 255 ignored."
+    )
+    class_balance: Literal["none", "inverse_sqrt", "dsrg"] = Field(
+        "none",
+        description="none: every pixel counts the same; inverse_sqrt: classes are weighted by "
+        "1 / sqrt(frequency in the pseudo masks); dsrg: background and foreground get half each.",
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Share of each pixel's target spread over all classes."
+    )
+    dice: float = Field(
+        0.0, ge=0, le=100, description="Weight of an added soft Dice loss; 0: none."
+    )
+
+
+class CrfConfig(Config):
+    """Dense CRF after prediction; the defaults are those used with DeepLab on VOC."""
+
+    iterations: int = Field(10, ge=1, le=100, description="Mean-field iterations.")
+    gaussian_sxy_px: float = Field(
+        1.0, gt=0, description="Smoothness kernel: standard deviation of position, pixels."
+    )
+    gaussian_weight: float = Field(3.0, ge=0, description="Smoothness kernel: weight.")
+    bilateral_sxy_px: float = Field(
+        67.0, gt=0, description="Appearance kernel: standard deviation of position, pixels."
+    )
+    bilateral_srgb: float = Field(
+        3.0, gt=0, description="Appearance kernel: standard deviation of colour, 0..255 units."
+    )
+    bilateral_weight: float = Field(4.0, ge=0, description="Appearance kernel: weight.")
+
+
+class PredictConfig(Config):
+    """How masks of new images are predicted."""
+
+    scales: tuple[float, ...] = Field(
+        (1.0,),
+        min_length=1,
+        description="Image sizes, relative to the original, whose probabilities are averaged.",
+    )
+    flip: bool = Field(True, description="Average with the mirrored image too.")
+    tile_px: int | None = Field(
+        1024,
+        ge=32,
+        description="Images with a longer side are cut into square tiles of this many pixels; "
+        "none: never.",
+    )
+    overlap_px: int = Field(
+        128, ge=0, description="Least overlap of neighbouring tiles, pixels, blended smoothly."
+    )
+    batch_size: int = Field(4, ge=1, le=1024, description="Views per forward pass.")
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32",
+        description="Number format of the network; auto: bfloat16 where the device has it.",
+    )
+    crf: CrfConfig | None = Field(None, description="Dense CRF on the result; none: not applied.")
+    restrict_to_tags: bool = Field(
+        False,
+        description="Allow only classes of the image's tags (oracle tags: not for new images).",
+    )
+
+    @model_validator(mode="after")
+    def _values_fit(self) -> Self:
+        if any(not 0 < scale <= 8 for scale in self.scales):
+            raise ValueError(f"scales are {list(self.scales)}; each must be in (0, 8]")
+        if self.tile_px is not None and self.overlap_px >= self.tile_px:
+            raise ValueError(
+                f"overlap_px is {self.overlap_px}; it must be smaller than tile_px {self.tile_px}"
+            )
+        return self
+
+
+class SegmenterConfig(MethodConfig):
+    """Settings that every segmenter has, whatever its network."""
+
+    in_channels: Literal[1, 3] = Field(3, description="3: colour images, 1: grey images.")
+    training: TrainingConfig = Field(TrainingConfig(), description="How it is trained.")
+    augment: AugmentConfig = Field(AugmentConfig(), description="Random changes of the images.")
+    foreground_crops: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Probability that a training crop must contain a foreground pixel.",
+    )
+    loss: LossConfig = Field(LossConfig(), description="The loss.")
+    validate_on: Literal["pseudo", "val_masks", "none"] = Field(
+        "pseudo",
+        description="What chooses the best epoch: pseudo = a part of the pseudo masks held out of "
+        "training; val_masks = ground truth of the val split, only where masks are allowed; none.",
+    )
+    validation_frac: float = Field(
+        0.1, gt=0, lt=1, description="Part of the pseudo masks held out for validation."
+    )
+    inference: PredictConfig = Field(PredictConfig(), description="How masks are predicted.")
+
+
+class Smp(SegmenterConfig):
+    """A network of segmentation-models-pytorch trained on the pseudo masks."""
+
+    name: Literal["smp"] = Field("smp", description="segmentation-models-pytorch network.")
+    architecture: Architecture = Field("deeplabv3plus", description="Decoder.")
+    encoder: str = Field(
+        "resnet34",
+        description="Encoder of segmentation-models-pytorch, or tu- and a timm name.",
+    )
+    weights: str = Field(
+        "imagenet",
+        description="Encoder's first weights: imagenet, none (from scratch) or the path of a file.",
+    )

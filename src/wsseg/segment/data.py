@@ -1,0 +1,189 @@
+"""The items that a segmenter is trained on: augmented images with their pseudo masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsseg.data.image_io import read_mask
+from wsseg.data.labels import BACKGROUND, IGNORE
+from wsseg.data.transforms import augment
+from wsseg.data.working import read_working_image, working_size
+from wsseg.errors import DataError
+from wsseg.segment.config import SegmenterConfig
+
+
+class SegmentationData:
+    """Training items: images with masks, read when they are needed.
+
+    Args:
+        pairs: Image file and mask file of each item; masks have the image's upright size.
+        config: Augmentation, share of foreground crops and number of channels.
+        max_side_px: Longest side that images and masks are shrunk to before anything else.
+
+    Raises:
+        DataError: When there is no item.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[Path, Path]],
+        config: SegmenterConfig,
+        *,
+        max_side_px: int | None = None,
+    ) -> None:
+        if not pairs:
+            raise DataError(
+                "There is no mask to train a segmenter on. Run the stage pseudo first, or check "
+                "why it left out all images."
+            )
+        self.pairs = tuple(pairs)
+        self.config = config
+        self.max_side_px = max_side_px
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def item(self, index: int, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+        """Read and augment one image with its mask.
+
+        Args:
+            index: Position of the item.
+            rng: Source of all randomness.
+
+        Returns:
+            ``image`` (in_channels, h, w) float32 normalised, ``mask`` (h, w) uint8, 255 ignored.
+
+        Raises:
+            DataError: When a file cannot be read or the sizes differ.
+        """
+        image, mask = read_pair(*self.pairs[index], self.max_side_px)
+        focus = None
+        if rng.random() < self.config.foreground_crops:
+            focus = foreground_point(mask, rng)
+        view = augment(
+            image,
+            mask,
+            rng,
+            self.config.augment,
+            in_channels=self.config.in_channels,
+            focus=focus,
+        )
+        if view.mask is None:
+            raise DataError(f"{self.pairs[index][1]}: no mask was read.")
+        return {"image": view.image, "mask": view.mask}
+
+    def sample_id(self, index: int) -> str:
+        """Name an item for messages: its image file."""
+        return str(self.pairs[index][0])
+
+    def sample_weights(self) -> NDArray[np.float64]:
+        """Weigh images so that each class, and images without any, is drawn equally often.
+
+        Reads all masks once.
+
+        Returns:
+            (n,) float64, summing to 1. An image with several classes counts for its rarest.
+        """
+        present = np.zeros((len(self), IGNORE), np.bool_)
+        for row, (_, mask_path) in zip(present, self.pairs, strict=True):
+            classes = np.bincount(read_mask(mask_path).ravel(), minlength=256)[:IGNORE] > 0
+            row[:] = classes
+            # Background counts as a group of its own only where there is nothing else.
+            row[BACKGROUND] = not classes[BACKGROUND + 1 :].any()
+        counts = present.sum(axis=0)
+        share = np.divide(1.0, counts, out=np.zeros(IGNORE), where=counts > 0)
+        weights = (present * share).max(axis=1)
+        return weights / weights.sum()
+
+
+def read_pair(
+    image_path: Path, mask_path: Path, max_side_px: int | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Read an image and its mask at working size.
+
+    Args:
+        image_path: Any file that Pillow opens.
+        mask_path: Index mask.
+        max_side_px: Longest side that both are shrunk to; None keeps them.
+
+    Returns:
+        (H, W, 3) uint8 RGB and (H, W) uint8.
+
+    Raises:
+        DataError: When a file cannot be read or the sizes differ.
+    """
+    import cv2
+
+    image = read_working_image(image_path, max_side_px)
+    mask = read_mask(mask_path)
+    size = image.shape[:2]
+    if mask.shape != size:
+        if working_size(mask.shape, max_side_px) != size:
+            raise DataError(
+                f"{mask_path}: the mask is {mask.shape[1]} x {mask.shape[0]} px, its image "
+                f"{image_path} (shrunk to {max_side_px} px where larger) {size[1]} x {size[0]} px. "
+                "Make the masks again."
+            )
+        mask = np.asarray(
+            cv2.resize(mask, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8
+        )
+    return image, mask
+
+
+def foreground_point(
+    mask: NDArray[np.uint8], rng: np.random.Generator
+) -> tuple[float, float] | None:
+    """Draw a pixel of a class that is drawn first, so that small classes are met as often.
+
+    Args:
+        mask: (H, W) uint8.
+        rng: Source of all randomness.
+
+    Returns:
+        The pixel's centre (x, y), or None where the mask has no foreground.
+
+    Example:
+        >>> mask = np.zeros((4, 6), np.uint8)
+        >>> mask[2, 5] = 1
+        >>> foreground_point(mask, np.random.default_rng(0))
+        (5.5, 2.5)
+    """
+    counts = np.bincount(mask.ravel(), minlength=256)
+    counts[[BACKGROUND, IGNORE]] = 0
+    classes = np.flatnonzero(counts)
+    if not classes.size:
+        return None
+    pixels = np.flatnonzero(mask.ravel() == rng.choice(classes))
+    row, column = divmod(int(rng.choice(pixels)), mask.shape[1])
+    return column + 0.5, row + 0.5
+
+
+def count_pixels(mask_paths: Iterable[Path], num_classes: int) -> NDArray[np.int64]:
+    """Count the pixels of each class over many masks, one mask in memory at a time.
+
+    Args:
+        mask_paths: Mask files.
+        num_classes: C, number of foreground classes.
+
+    Returns:
+        (C + 1,) int64; pixels of 255 are not counted.
+
+    Raises:
+        DataError: When a mask holds a class id beyond C.
+    """
+    totals = np.zeros(256, np.int64)
+    for path in mask_paths:
+        counts = np.bincount(read_mask(path).ravel(), minlength=256)
+        beyond = np.flatnonzero(counts[num_classes + 1 : IGNORE]) + num_classes + 1
+        if beyond.size:
+            raise DataError(
+                f"{path}: class ids {beyond.tolist()} are beyond the class list "
+                f"(0 to {num_classes}, and 255 for ignored)."
+            )
+        totals += counts
+    return totals[: num_classes + 1]

@@ -1,0 +1,1 @@
+"""Losses for training on pseudo masks: one file per idea."""

@@ -1,0 +1,130 @@
+"""The segmenter: a network with its loss, built from its settings."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from wsseg.errors import DataError
+from wsseg.segment.config import LossConfig, Smp
+from wsseg.segment.losses.cross_entropy import (
+    balanced_cross_entropy,
+    cross_entropy,
+    inverse_sqrt_weights,
+)
+from wsseg.segment.losses.dice import dice
+
+
+class SegmenterTask(nn.Module):
+    """A segmentation network with its loss, as the training loop wants it.
+
+    Args:
+        net: Module from (N, in_channels, H, W) to (N, C + 1, H, W) logits; a method
+            ``head_parameters()`` names its new layers.
+        loss_config: The loss.
+        num_classes: C, number of foreground classes.
+
+    Attributes:
+        net: The network.
+        class_weights: (C + 1,) float32 weights of the classes in the loss, all 1 until
+            :meth:`set_pixel_counts` is called.
+    """
+
+    class_weights: Tensor
+
+    def __init__(self, net: nn.Module, loss_config: LossConfig, num_classes: int) -> None:
+        super().__init__()
+        self.net = net
+        self.loss_config = loss_config
+        self.num_classes = num_classes
+        # Not part of the checkpoint: it belongs to the training data, not to the model.
+        self.register_buffer("class_weights", torch.ones(num_classes + 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits (N, C + 1, H, W) of normalised images (N, in_channels, H, W)."""
+        logits: Tensor = self.net(images)
+        return logits
+
+    @property
+    def needs_pixel_counts(self) -> bool:
+        """Whether :meth:`set_pixel_counts` has to be called before training."""
+        return self.loss_config.class_balance == "inverse_sqrt"
+
+    def set_pixel_counts(self, pixel_counts: Tensor) -> None:
+        """Weigh the classes by their frequency in the training masks.
+
+        Args:
+            pixel_counts: (C + 1,) number of pixels of each class.
+
+        Raises:
+            DataError: When no pixel has a class.
+        """
+        if pixel_counts.sum() == 0:
+            raise DataError(
+                "No pixel of the training masks has a class: all are 255 (ignored). Lower the "
+                "thresholds of the pseudo masks, or look at them in the run's masks folder."
+            )
+        weights = inverse_sqrt_weights(pixel_counts)
+        self.class_weights.copy_(weights.to(self.class_weights.device))
+
+    def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the loss of a batch.
+
+        Args:
+            batch: ``image`` (N, in_channels, H, W) float, ``mask`` (N, H, W) integer with 255
+                ignored.
+
+        Returns:
+            ``loss``, and its parts where there are several.
+        """
+        logits = self(batch["image"])
+        mask = batch["mask"]
+        config = self.loss_config
+        if config.class_balance == "dsrg":
+            pixels = balanced_cross_entropy(logits, mask, label_smoothing=config.label_smoothing)
+        else:
+            pixels = cross_entropy(
+                logits,
+                mask,
+                class_weights=self.class_weights if self.needs_pixel_counts else None,
+                label_smoothing=config.label_smoothing,
+            )
+        if config.dice == 0:
+            return {"loss": pixels}
+        overlap = dice(logits, mask)
+        return {
+            "loss": pixels + config.dice * overlap,
+            "cross_entropy": pixels.detach(),
+            "dice": overlap.detach(),
+        }
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the layers that no pre-training has seen."""
+        head = getattr(self.net, "head_parameters", None)
+        return list(head()) if head is not None else []
+
+
+def smp(*, config: Smp = Smp(), num_classes: int) -> SegmenterTask:
+    """Build a segmenter on a network of segmentation-models-pytorch.
+
+    Args:
+        config: Its settings.
+        num_classes: C, number of foreground classes.
+
+    Returns:
+        The network with its loss; random weights apart from those that the settings name.
+
+    Raises:
+        RecipeError: When architecture and encoder do not exist or do not fit.
+        MissingWeightsError: When the weights cannot be had.
+    """
+    from wsseg.nets.segmentation import SegmentationNet
+
+    net = SegmentationNet(
+        config.architecture,
+        config.encoder,
+        num_classes + 1,
+        weights=config.weights,
+        in_channels=config.in_channels,
+    )
+    return SegmenterTask(net, config.loss, num_classes)
