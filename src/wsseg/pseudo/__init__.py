@@ -1,0 +1,1 @@
+"""Pseudo masks: from scores to label maps, their clean-up, fusion and doubt."""
