@@ -59,6 +59,8 @@ def class_name_fault(name: str) -> str:
         return "is empty"
     if name != name.strip():
         return "has blanks at its ends"
+    if name == "?":
+        return 'means "not tagged" in labels.csv'
     if ";" in name:
         return 'contains ";", which separates tags'
     if not name.isprintable():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from wsseg.errors import DataError
@@ -68,6 +69,20 @@ class Problems:
     def warning(self, file: object, what: str, remedy: str) -> None:
         """Append a problem that lets the sample be used, though probably not as intended."""
         self.add(Problem(str(file), what, remedy, "warning"))
+
+    def fault(self, path: Path, fault: DataError, *, root: Path | None = None) -> None:
+        """Append what a reader of single files raised.
+
+        The last sentence of its message is the remedy.
+
+        Args:
+            path: The file that the fault names.
+            fault: What was raised.
+            root: The data folder, to name the file relative to it.
+        """
+        name = path.relative_to(root).as_posix() if root and path.is_relative_to(root) else path
+        what, stop, remedy = str(fault).removeprefix(f"{path}: ").rpartition(". ")
+        self.error(name, what + stop.strip(), remedy)
 
     @property
     def errors(self) -> tuple[Problem, ...]:
