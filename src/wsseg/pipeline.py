@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsseg import console
 from wsseg.atomic import write_json, write_text
@@ -19,8 +19,11 @@ from wsseg.errors import RecipeError, unknown_name
 from wsseg.recipe import Recipe, load_recipe, to_yaml
 from wsseg.rundir import RunDir, StageDir, fingerprint
 
+if TYPE_CHECKING:
+    from wsseg.evaluate.stage import EvaluateInputs
+
+BACKGROUND_RULES = ("background_constant", "background_cue", "background_power", "threshold")
 STAGES = ("localize", "refine", "pseudo", "segment", "evaluate", "report")
-MACHINE_FILE = "machine.json"
 
 
 @dataclass(frozen=True)
@@ -242,14 +245,43 @@ def _run_stages(
         pseudo(dataset, recipe.pseudo, before, stages.pseudo)
     if "segment" in wanted and recipe.segment is not None:
         segment(dataset, recipe.segment, stages.pseudo, stages.segment, context)
-        predict(dataset, recipe.segment, stages.segment, stages.predict, context)
+        predict(dataset, stages.segment, stages.predict)
     if "evaluate" in wanted:
-        metrics = evaluate(dataset, recipe, folder, stages)
+        inputs = _evaluate_inputs(recipe, stages)
+        metrics = evaluate(dataset, inputs, folder.metrics_path)
     if "report" in wanted:
         build_report(folder.path)
     console.info(f"done in {time.perf_counter() - started:.0f} s")
     failures = {key: why for stage in stages.all() for key, why in stage.failures().items()}
     return Finished(folder, metrics, failures)
+
+
+def _evaluate_inputs(recipe: Recipe, stages: Plan) -> EvaluateInputs:
+    from wsseg.evaluate.stage import EvaluateInputs, RefinedStage
+
+    refined = []
+    has_background = tuned = False
+    for step, stage in zip(recipe.refine.steps, stages.refine, strict=True):
+        content = step.model_dump()
+        state = stage.state().get("state", {})
+        has_background |= content["name"] in BACKGROUND_RULES
+        tuned |= bool(state.get("tuned_on_masks"))
+        threshold = state.get("threshold")
+        if content["name"] == "background_constant":
+            threshold = content["value"]
+        refined.append(RefinedStage(content["name"], stage, has_background, threshold, tuned))
+    segmenter_tuned = recipe.segment is not None and recipe.segment.validate_on == "val_masks"
+    return EvaluateInputs(
+        localize=stages.localize,
+        refine=tuple(refined),
+        pseudo=stages.pseudo,
+        predictions=stages.predict if recipe.segment is not None else None,
+        tags=recipe.localize.inference.tags,
+        segmenter_tuned_on_masks=segmenter_tuned,
+        boundary_width_frac=recipe.evaluate.boundary_width_frac
+        if recipe.evaluate.boundary
+        else None,
+    )
 
 
 def _open(path: Path, use_masks: bool) -> Dataset:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
-from wsseg import registry
+from wsseg import console, registry
 from wsseg.atomic import write_json
 from wsseg.config import MethodConfig
 from wsseg.context import RunContext
 from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.scores import load_scores, save_scores
 from wsseg.data.working import read_working_image
-from wsseg.refine.protocol import FitInputs, RefineContext
+from wsseg.device import best_device
+from wsseg.refine.protocol import FitInputs, FittedRefiner, RefineContext
 from wsseg.rundir import StageDir
 
 VERSION = 1
@@ -46,36 +47,39 @@ def refine_step(
     name = config.name  # type: ignore[attr-defined]
     refiner = registry.load("refiners", name)
     samples = before.usable(dataset.samples)
+    device = best_device()
     state: dict[str, Any] = {}
-    if hasattr(refiner, "fit"):
-        state = refiner.fit(
-            _inputs(dataset, samples, before, stage, context), config=config
+    if isinstance(refiner, FittedRefiner):
+        inputs = FitInputs(
+            dataset=dataset,
+            samples=tuple(samples),
+            load=lambda sample: load_scores(before.file("scores", sample.id, ".npz")),
+            folder=stage.path,
+            seed=context.seed,
+            device=device,
+            allow_masks=context.allow_masks,
         )
+        state = refiner.fit(inputs, config=config)
         write_json(stage.path / STATE_FILE, state)
+        for note in state.get("notes", []):
+            console.info(f"{name}: {note}")
+
+    shared: dict[Hashable, Any] = {}
 
     def work(sample: Sample) -> None:
         scores = load_scores(before.file("scores", sample.id, ".npz"))
         image = read_working_image(sample.image_path, context.max_side_px)
-        step_context = RefineContext(sample_id=sample.id, tags=sample.labels.tags, state=state)
+        step_context = RefineContext(
+            sample_id=sample.id,
+            tags=sample.labels.tags,
+            device=device,
+            state=state,
+            folder=stage.path,
+            shared=shared,
+        )
         refined = refiner(image, scores, config=config, context=step_context)
         save_scores(stage.file("scores", sample.id, ".npz"), refined)
 
     stage.for_each(samples, work, title=f"refine: {name}")
     stage.finish(seconds=time.perf_counter() - started, state=state)
 
-
-def _inputs(
-    dataset: Dataset,
-    samples: Sequence[Sample],
-    before: StageDir,
-    stage: StageDir,
-    context: RunContext,
-) -> FitInputs:
-    return FitInputs(
-        dataset=dataset,
-        samples=tuple(samples),
-        load=lambda sample: load_scores(before.file("scores", sample.id, ".npz")),
-        folder=stage.path,
-        seed=context.seed,
-        allow_masks=context.allow_masks,
-    )

@@ -1,0 +1,67 @@
+"""The pseudo stage: refined scores to palette PNG masks, with a doubt score per image."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from typing import Any
+
+from wsseg.atomic import write_text
+from wsseg.data.dataset import Dataset, Sample
+from wsseg.data.image_io import image_size, write_mask
+from wsseg.data.scores import load_scores
+from wsseg.pseudo.doubt import MaskEvidence, doubt_scores, mask_evidence
+from wsseg.pseudo.masks import PseudoMaskConfig, pseudo_mask
+from wsseg.rundir import StageDir
+
+VERSION = 1
+DOUBT_FILE = "doubt.jsonl"
+
+
+def pseudo(
+    dataset: Dataset, config: PseudoMaskConfig, before: StageDir, stage: StageDir
+) -> None:
+    """Write ``ID.png`` for every image that has scores, and ``doubt.jsonl``.
+
+    Masks have the size and orientation of the upright image, whatever the scores were made at.
+
+    Args:
+        dataset: The data set.
+        config: The rule.
+        before: The stage whose scores become masks.
+        stage: Where the masks go.
+
+    Raises:
+        OutputError: When masks cannot be written.
+    """
+    if stage.begin():
+        return
+    started = time.perf_counter()
+
+    def work(sample: Sample) -> dict[str, Any]:
+        scores = load_scores(before.file("scores", sample.id, ".npz"))
+        scores = replace(scores, size=image_size(sample.image_path))
+        mask = pseudo_mask(scores, config, sample.labels.tags)
+        write_mask(stage.path / f"{sample.id}.png", mask)
+        return {"evidence": asdict(mask_evidence(scores, mask, sample.labels.tags))}
+
+    stage.for_each(before.usable(dataset.samples), work, title="pseudo masks")
+    _write_doubt(stage)
+    stage.finish(seconds=time.perf_counter() - started)
+
+
+def _write_doubt(stage: StageDir) -> None:
+    """Doubt compares an image with all others, so it is computed when all are there."""
+    import json
+
+    evidence = {}
+    for image_id, line in stage.manifest().items():
+        if line["status"] == "ok":
+            found = line["evidence"]
+            areas = {int(key): float(value) for key, value in found["areas"].items()}
+            evidence[image_id] = MaskEvidence(**{**found, "areas": areas})
+    lines = [
+        json.dumps({"id": image_id, "doubt": round(doubt, 5)}, ensure_ascii=False)
+        for image_id, doubt in doubt_scores(evidence).items()
+    ]
+    write_text(stage.path / DOUBT_FILE, "\n".join(lines) + "\n")
