@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -131,4 +132,6 @@ def _name_fault(relative: Path) -> str:
         text.encode()
     except UnicodeEncodeError:
         return "has a name that is not valid UTF-8."
+    if any(unicodedata.category(letter) == "Cc" for letter in text):
+        return "has a line break or another control character in its name."
     return ""
