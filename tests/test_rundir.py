@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wsseg.atomic import write_text
+from wsseg.errors import DataError, OutputError
+from wsseg.rundir import RunDir, StageDir
+
+
+@dataclass(frozen=True)
+class Item:
+    id: str
+
+
+ITEMS = [Item("a"), Item("sub/b"), Item("c")]
+
+
+def test_a_finished_stage_is_not_done_again(tmp_path: Path) -> None:
+    stage = StageDir(tmp_path / "localize", "f1")
+    assert not stage.begin()
+    stage.finish(seconds=1.0)
+    assert StageDir(tmp_path / "localize", "f1").begin()
+
+
+def test_changed_settings_clear_the_stage(tmp_path: Path) -> None:
+    stage = StageDir(tmp_path / "localize", "f1")
+    stage.begin()
+    write_text(stage.file("scores", "a", ".npz"), "old")
+    stage.finish()
+    changed = StageDir(tmp_path / "localize", "f2")
+    assert not changed.begin()
+    assert not changed.file("scores", "a", ".npz").exists()
+
+
+def test_a_folder_that_wsseg_did_not_make_is_never_cleared(tmp_path: Path) -> None:
+    precious = tmp_path / "masks" / "hand-painted.png"
+    write_text(precious, "hours of work")
+    with pytest.raises(OutputError, match="not made by wsseg"):
+        StageDir(tmp_path / "masks", "f1").begin()
+    assert precious.read_text() == "hours of work"
+
+
+def test_only_images_without_a_result_are_worked_on(tmp_path: Path) -> None:
+    stage = StageDir(tmp_path / "s", "f")
+    stage.begin()
+    seen: list[str] = []
+
+    def work(item: Item) -> None:
+        seen.append(item.id)
+
+    stage.for_each(ITEMS[:2], work, title="first")
+    stage.for_each(ITEMS, work, title="second")
+    assert seen == ["a", "sub/b", "c"]
+    assert stage.usable(ITEMS) == ITEMS
+
+
+def test_a_bad_image_is_named_and_the_others_are_done(tmp_path: Path) -> None:
+    stage = StageDir(tmp_path / "s", "f")
+    stage.begin()
+
+    def work(item: Item) -> dict[str, Any]:
+        if item.id == "sub/b":
+            raise DataError("sub/b.jpg: the file is empty")
+        return {"extra": 1}
+
+    stage.for_each(ITEMS, work, title="work")
+    assert stage.failures() == {"sub/b": "sub/b.jpg: the file is empty"}
+    assert [item.id for item in stage.usable(ITEMS)] == ["a", "c"]
+    assert stage.manifest()["a"]["extra"] == 1
+
+
+def test_a_repaired_image_is_no_failure_any_more(tmp_path: Path) -> None:
+    stage = StageDir(tmp_path / "s", "f")
+    stage.begin()
+    broken = {"a"}
+
+    def work(item: Item) -> None:
+        if item.id in broken:
+            raise DataError("broken")
+
+    stage.for_each(ITEMS, work, title="work")
+    broken.clear()
+    stage.for_each(ITEMS, work, title="work")
+    assert stage.failures() == {}
+
+
+def test_a_full_disk_stops_the_stage_and_keeps_what_was_done(tmp_path: Path) -> None:
+    stage = StageDir(tmp_path / "s", "f")
+    stage.begin()
+
+    def work(item: Item) -> None:
+        if item.id == "c":
+            raise OutputError("Cannot write: the disk is full")
+
+    with pytest.raises(OutputError):
+        stage.for_each(ITEMS, work, title="work")
+    assert [item.id for item in stage.usable(ITEMS)] == ["a", "sub/b"]
+
+
+def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    script = f"""
+        from pathlib import Path
+        from wsseg.errors import OutputError
+        from wsseg.rundir import RunDir
+        try:
+            with RunDir(Path({str(run.path)!r})).locked():
+                print("inside")
+        except OutputError as error:
+            print(error)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    with run.locked():
+        held = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    free = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "Another wsseg process" in held
+    assert free == "inside\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kill -9 is a POSIX signal")
+def test_after_kill_9_the_next_run_does_the_rest(tmp_path: Path) -> None:
+    script = """
+        import os, signal, sys
+        from dataclasses import dataclass
+        from pathlib import Path
+        from wsseg.atomic import atomic_path
+        from wsseg.rundir import StageDir
+
+        @dataclass
+        class Item:
+            id: str
+
+        stage = StageDir(Path(sys.argv[1]), "f")
+        stage.begin()
+        def work(item):
+            with atomic_path(stage.file("scores", item.id, ".txt")) as temporary:
+                temporary.write_text(item.id)
+                if item.id == "5" and sys.argv[2] == "die":
+                    os.kill(os.getpid(), signal.SIGKILL)
+        stage.for_each([Item(str(i)) for i in range(10)], work, title="work")
+        stage.finish()
+    """
+    folder = tmp_path / "stage"
+    command = [sys.executable, "-c", textwrap.dedent(script), str(folder)]
+    killed = subprocess.run([*command, "die"], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list((folder / "scores").glob("[0-9].txt"))) == 5
+    subprocess.run([*command, "live"], check=True)
+    files = sorted((folder / "scores").iterdir())
+    assert [path.read_text() for path in files] == [str(i) for i in range(10)]
+    assert StageDir(folder, "f").state()["state"] == "done"
