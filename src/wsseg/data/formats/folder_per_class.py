@@ -46,6 +46,9 @@ def detect(path: Path) -> Evidence | None:
     folders = _folders(path)
     if any(folder.name.casefold() in _OTHER_LAYOUTS for folder in folders):
         return None
+    # A folder of whole data sets is no set with one class per data set.
+    if any(_holds_data_set(folder) for folder in folders):
+        return None
     names = [folder.name for folder in folders if _holds_image(folder)]
     if not names:
         return None
@@ -109,6 +112,11 @@ def _images_directly_in(path: Path) -> list[Path]:
         and not entry.name.startswith(".")
         and not entry.is_dir()
     )
+
+
+def _holds_data_set(path: Path) -> bool:
+    names = {entry.name.casefold() for entry in path.iterdir()}
+    return bool(names & {"labels.csv", "jpegimages"}) or names >= {"images", "masks"}
 
 
 def _holds_image(path: Path) -> bool:
