@@ -62,12 +62,63 @@ def test_external_models_are_spelled_out(make_run: MakeRun):
     assert recipe.supervision == ("I: image tags", "+SAM: Segment Anything")
 
 
-def test_using_masks_is_reported(make_run: MakeRun):
-    run = make_run()
+def test_a_stage_that_was_tuned_on_masks_is_named(make_run: MakeRun):
+    run = make_run(num_images=3)
     (run.path / "settings.json").write_text('{"use_masks": true}')
     recipe = collect(run.path).recipe
     assert recipe is not None
-    assert recipe.tuned_on_masks == ("thresholds and checkpoints (--use-masks)",)
+    assert "allowed" in recipe.tuned_on_masks[0]
+    state = {"state": "done", "state_facts": {"tuned_on_masks": True}}
+    (run.path / "refine" / "2_dense_crf" / "stage.json").write_text(json.dumps(state))
+    recipe = collect(run.path).recipe
+    assert recipe is not None
+    assert recipe.tuned_on_masks == ("refine/2_dense_crf",)
+
+
+def test_the_machine_and_comment_lines_are_facts(make_run: MakeRun):
+    run = make_run(num_images=3)
+    (run.path / "machine.json").write_text('{"processor": "x86", "memory_gb": 8.0, "gpu": null}')
+    path = run.path / "recipe.yaml"
+    path.write_text("# data: abc\n" + path.read_text() + "extra: {torch: 2.9, cuda: false}\n")
+    recipe = collect(run.path).recipe
+    assert recipe is not None
+    assert dict(recipe.facts) == {
+        "data": "abc",
+        "software": "wsseg 0.1.0, Python 3.12, torch 2.9",
+        "extra torch": "2.9",
+        "extra cuda": "no",
+        "processor": "x86",
+        "memory gb": "8",
+    }
+
+
+def test_a_recipe_of_plain_names_is_understood(make_run: MakeRun):
+    run = make_run(num_images=3)
+    (run.path / "recipe.yaml").write_text("localize: cam\nsupervision: [I, +S]\nseed: x\n")
+    recipe = collect(run.path).recipe
+    assert recipe is not None
+    assert recipe.steps == (("localize", "cam", ""),)
+    assert recipe.supervision == ("I: image tags", "+S: saliency")
+    assert recipe.seed is None
+
+
+def test_a_stage_without_its_own_time_adds_up_its_images(make_run: MakeRun):
+    run = make_run(num_images=3)
+    (run.path / "masks" / "stage.json").write_text('{"state": "running"}')
+    masks = next(stage for stage in collect(run.path).stage_runs if stage.name == "masks")
+    assert (masks.state, masks.finished) == ("running", None)
+    assert masks.seconds == pytest.approx(0.3)
+
+
+def test_a_sweep_may_be_two_lists(make_run: MakeRun):
+    run = make_run(num_images=3)
+    metrics = json.loads((run.path / "metrics.json").read_text())
+    metrics["stages"][0]["curve"] = {"thresholds": [0.1, 0.2], "miou": [0.3, None]}
+    metrics["classifier"] = None
+    (run.path / "metrics.json").write_text(json.dumps(metrics))
+    data = collect(run.path)
+    assert data.stages[0].curve == ((0.1, 0.3),)
+    assert data.classifier is None
 
 
 def test_images_are_counted_per_class_and_split(data: ReportData):

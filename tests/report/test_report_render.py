@@ -13,6 +13,7 @@ from PIL import Image
 
 from wsseg.errors import DataError
 from wsseg.report.collect import collect
+from wsseg.report.figures import curve_figures, stage_figures, threshold_figures
 from wsseg.report.model import ReportData, StageResult
 from wsseg.report.render import build_report, render
 from wsseg.report.tables import confusion_table, largest_confusions
@@ -195,6 +196,28 @@ def test_a_page_of_pure_noise_stays_below_ten_megabytes(
     html = build_report(run.path).read_text("utf-8")
     pictures = sum(len(str(image["src"])) for image in Page(html).all("img")[:-1])
     assert 12 * pictures + (len(html) - pictures) < 10_000_000
+
+
+def test_stages_are_drawn_once_per_split_and_sweeps_once_per_curve(make_run: MakeRun):
+    data = collect(make_run(num_images=3).path)
+    bars, sweeps = stage_figures(data.stages), threshold_figures(data.stages)
+    assert [figure.title for figure in bars] == [
+        "Mean IoU by stage, val",
+        "Mean IoU by stage, train",
+    ]
+    assert len(sweeps) == 1
+    # The ring is at the threshold that was chosen without masks, not at the best one.
+    assert "“CAM”, 42.0 at 0.25" in sweeps[0].caption
+    assert "Best 50.0 at 0.35" in sweeps[0].caption
+
+
+def test_losses_share_a_chart_and_measures_have_their_own(make_run: MakeRun):
+    figures = curve_figures(collect(make_run(num_images=3).path).curves)
+    assert [figure.title for figure in figures] == [
+        f"{stage}: {what}"
+        for stage in ("localize", "segment")
+        for what in ("loss", "val mIoU", "learning rate")
+    ]
 
 
 def test_rows_of_the_confusion_table_are_shares_of_the_true_class():

@@ -11,6 +11,7 @@ from wsseg.report.charts import Bar, Line, bar_chart, line_chart
 from wsseg.report.model import Curve, StageResult
 
 _SPLIT_STYLES = {"train": 1, "val": 0, "test": 2}
+_SPLIT_ORDER = ("test", "val", "train")
 _MAX_LINES = 5
 
 
@@ -22,38 +23,55 @@ class Figure(NamedTuple):
     caption: str = ""
 
 
-def stage_chart(stages: Sequence[StageResult]) -> Markup:
-    """Draw the mean IoU of every stage, in the order of the chain.
+def stage_figures(stages: Sequence[StageResult]) -> list[Figure]:
+    """Draw the mean IoU of every stage in the order of the chain, one chart per split.
 
     Args:
         stages: The stages' results.
 
     Returns:
-        An ``<svg>`` element; empty without results.
+        One figure per split, unseen images first; none without results.
     """
-    if not stages:
-        return Markup("")
+    return [_stage_figure(split, stages) for split in _splits(stages)]
+
+
+def _splits(stages: Sequence[StageResult]) -> list[str]:
+    return sorted(
+        {stage.split for stage in stages},
+        key=lambda name: (_SPLIT_ORDER.index(name) if name in _SPLIT_ORDER else 9, name),
+    )
+
+
+def _stage_figure(split: str, stages: Sequence[StageResult]) -> Figure:
     bars = [
         Bar(
-            label=f"{stage.label} · {stage.split}" if stage.split else stage.label,
+            label=stage.label,
             value=stage.miou,
-            style=_SPLIT_STYLES.get(stage.split, 3),
+            style=_SPLIT_STYLES.get(split, 3),
             note="tuned" if stage.tuned_on_masks else "",
             hatched=stage.tuned_on_masks,
         )
         for stage in stages
+        if stage.split == split
     ]
     values = "; ".join(
         f"{bar.label} {'undefined' if bar.value is None else f'{100 * bar.value:.1f} per cent'}"
         for bar in bars
     )
-    return bar_chart(bars, title="Mean IoU by stage", description=f"Horizontal bars: {values}.")
+    what = f"Mean IoU by stage, {split or 'all images'}"
+    svg = bar_chart(bars, title=what, description=f"Horizontal bars: {values}.")
+    caption = "Per cent, over the classes and background."
+    if any(bar.hatched for bar in bars):
+        caption += " For outlined bars ground-truth masks chose a setting: they tell what would be "
+        caption += "possible with masks."
+    return Figure(what, svg, caption)
 
 
 def threshold_figures(stages: Sequence[StageResult]) -> list[Figure]:
     """Draw mean IoU over the background threshold, for every stage that has a sweep.
 
-    Stages that share a sweep, read at different thresholds, share a chart.
+    Stages that read one sweep at different thresholds share a chart; the ring marks the one
+    that was chosen without masks, if there is one.
 
     Args:
         stages: The stages' results.
@@ -61,31 +79,32 @@ def threshold_figures(stages: Sequence[StageResult]) -> list[Figure]:
     Returns:
         One figure per sweep.
     """
-    figures: list[Figure] = []
-    drawn: set[tuple[str, tuple[tuple[float, float], ...]]] = set()
+    groups: dict[tuple[str, tuple[tuple[float, float], ...]], list[StageResult]] = {}
     for stage in stages:
-        key = (stage.split, stage.curve)
-        if not stage.curve or key in drawn:
-            continue
-        drawn.add(key)
-        xs, ys = [x for x, _ in stage.curve], [100 * y for _, y in stage.curve]
-        best = max(range(len(ys)), key=ys.__getitem__)
-        has_mark = stage.threshold is not None and stage.miou is not None
-        mark = (stage.threshold or 0.0, 100 * (stage.miou or 0.0)) if has_mark else None
-        svg = line_chart(
-            [Line("mIoU", xs, ys)],
-            title=f"{stage.label}, {stage.split}: mean IoU over the threshold",
-            description=f"Best {ys[best]:.1f} per cent at {xs[best]:.2f}.",
-            x_label="threshold",
-            mark=mark,
-        )
-        ring = "; the ring is the threshold of the table" if has_mark else ""
-        caption = (
-            f"{stage.label}, {stage.split}: mIoU in per cent over the threshold, best "
-            f"{ys[best]:.1f} at {xs[best]:.2f}{ring}."
-        )
-        figures.append(Figure(stage.label, svg, caption))
-    return figures
+        if stage.curve:
+            groups.setdefault((stage.split, stage.curve), []).append(stage)
+    order = _splits(stages)
+    ranked = sorted(groups.values(), key=lambda group: order.index(group[0].split))
+    return [_threshold_figure(min(group, key=lambda s: s.tuned_on_masks)) for group in ranked]
+
+
+def _threshold_figure(stage: StageResult) -> Figure:
+    xs, ys = [x for x, _ in stage.curve], [100 * y for _, y in stage.curve]
+    best = max(range(len(ys)), key=ys.__getitem__)
+    mark = None
+    caption = f"Per cent. Best {ys[best]:.1f} at {xs[best]:.2f}, which only masks can tell"
+    if stage.threshold is not None and stage.miou is not None:
+        mark = (stage.threshold, 100 * stage.miou)
+        caption += f"; ring: “{stage.label}”, {100 * stage.miou:.1f} at {stage.threshold:.2f}"
+    what = f"Mean IoU over the threshold, {stage.split or 'all images'}"
+    svg = line_chart(
+        [Line("mIoU", xs, ys)],
+        title=what,
+        description=caption + ".",
+        x_label="threshold",
+        mark=mark,
+    )
+    return Figure(what, svg, caption + ".")
 
 
 def curve_figures(curves: Sequence[Curve]) -> list[Figure]:

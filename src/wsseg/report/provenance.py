@@ -126,12 +126,20 @@ def _mappings(where: str, node: Any) -> Iterator[tuple[str, dict[Any, Any]]]:
 
 
 def _tuned_on_masks(run_dir: Path, content: dict[Any, Any]) -> Iterator[str]:
-    """Find the settings which say that ground-truth masks may choose something."""
-    if read_object(run_dir / "settings.json").get("use_masks") is True:
-        yield "thresholds and checkpoints (--use-masks)"
-    for where, node in _mappings("", content):
-        if any(node.get(key) is True for key in _MASK_KEYS):
-            yield f"{where or 'recipe'} ({node.get('name') or 'use_masks'})"
+    """Find what ground-truth masks chose, or were allowed to choose."""
+    stages = sorted(path.parent for path in run_dir.rglob(STAGE_FILE))
+    tuned = [folder for folder in stages if _says_tuned(read_object(folder / STAGE_FILE))]
+    for folder in tuned:
+        yield folder.relative_to(run_dir).as_posix()
+    if _says_tuned(content):
+        yield "settings of the recipe"
+    if not tuned and read_object(run_dir / "settings.json").get("use_masks") is True:
+        yield "masks were allowed to tune (--use-masks), no stage says that it used them"
+
+
+def _says_tuned(content: dict[Any, Any]) -> bool:
+    nodes = (node for _, node in _mappings("", content))
+    return any(node.get(key) is True for node in nodes for key in _MASK_KEYS)
 
 
 def _comment_facts(text: str) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ from wsseg._version import __version__
 from wsseg.atomic import write_text
 from wsseg.report.charts import meter
 from wsseg.report.collect import collect
-from wsseg.report.figures import curve_figures, stage_chart, threshold_figures
+from wsseg.report.figures import curve_figures, stage_figures, threshold_figures
 from wsseg.report.model import ReportData, StageResult
 from wsseg.report.tables import confusion_table, largest_confusions
 
@@ -82,8 +82,7 @@ def render(data: ReportData) -> str:
         cards=_cards(data),
         is_tuned=bool(data.recipe and data.recipe.tuned_on_masks) or _main_is_tuned(data),
         tuned_stages=[f"{stage.label} ({stage.split})" for stage in tuned],
-        stage_chart=stage_chart(data.stages),
-        threshold_charts=threshold_figures(data.stages),
+        stage_charts=[*stage_figures(data.stages), *threshold_figures(data.stages)],
         curve_charts=curve_figures(data.curves),
         class_tables=[_class_table(stage) for stage in _by_importance(data.stages)],
         gallery_text=_gallery_text(data),
