@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +11,7 @@ import numpy as np
 from wsseg.data.image_io import write_mask
 from wsseg.data.scenes.canvas import Scene
 from wsseg.data.scenes.families import CLASSES, FAMILIES, make_scene
+from wsseg.data.shape_files import csv_text
 from wsseg.errors import DataError, OutputError, unknown_name
 
 SplitName = Literal["train", "val"]
@@ -88,9 +86,9 @@ def make_dataset(
         _write_scene(out_dir, stem, scene)
         names = [CLASSES[family][class_id - 1] for class_id in sorted(scene.tags)]
         rows.append((f"{stem}.png", ";".join(names), split))
-    class_rows = list(enumerate(("background", *CLASSES[family])))
-    write_text(out_dir / "classes.csv", _csv_text(("id", "name"), class_rows))
-    write_text(out_dir / "labels.csv", _csv_text(("file", "tags", "split"), rows))
+    class_rows = enumerate(("background", *CLASSES[family]))
+    write_text(out_dir / "classes.csv", csv_text(("id", "name"), class_rows))
+    write_text(out_dir / "labels.csv", csv_text(("file", "tags", "split"), rows))
     return out_dir
 
 
@@ -115,12 +113,3 @@ def _write_scene(out_dir: Path, stem: str, scene: Scene) -> None:
     with atomic_path(out_dir / "images" / f"{stem}.png") as temporary:
         Image.fromarray(scene.image).save(temporary, format="PNG", compress_level=1)
     write_mask(out_dir / "masks" / f"{stem}.png", scene.mask)
-
-
-def _csv_text(header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
-    """Format rows as CSV with a header and line feeds."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return stream.getvalue()
