@@ -230,7 +230,9 @@ def _run_stages(
     from wsseg.report.render import build_report
     from wsseg.segment.stage import predict, segment
 
-    context = RunContext(recipe.seed, recipe.max_side_px, use_masks)
+    context = RunContext(
+        recipe.seed, recipe.max_side_px, use_masks, recipe.name, recipe.supervision
+    )
     stages = plan(folder, dataset, recipe, use_masks)
     started = time.perf_counter()
     metrics: dict[str, Any] = {}

@@ -17,7 +17,6 @@ from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, Validati
 from wsseg import registry
 from wsseg.config import Config, MethodConfig
 from wsseg.errors import RecipeError, did_you_mean, unknown_name
-from wsseg.localize.config import LocalizerConfig
 from wsseg.pseudo.masks import PseudoMaskConfig
 from wsseg.segment.config import SegmenterConfig
 
@@ -86,16 +85,14 @@ class Recipe(Config):
         description="Images with a longer side (pixels) are shrunk to it when read; masks come "
         "back at the original size. None reads them as they are.",
     )
-    localize: Annotated[SerializeAsAny[LocalizerConfig], BeforeValidator(_localizer)] = Field(
+    localize: Annotated[SerializeAsAny[MethodConfig], BeforeValidator(_localizer)] = Field(
         description="The localizer: weak labels to scores."
     )
     refine: RefineConfig = Field(RefineConfig(), description="Scores to scores.")
-    pseudo: PseudoMaskConfig = Field(
-        PseudoMaskConfig(), description="Scores to pseudo masks."
+    pseudo: PseudoMaskConfig = Field(PseudoMaskConfig(), description="Scores to pseudo masks.")
+    segment: Annotated[SerializeAsAny[SegmenterConfig] | None, BeforeValidator(_segmenter)] = Field(
+        None, description="The segmenter trained on the pseudo masks, or null for none."
     )
-    segment: Annotated[
-        SerializeAsAny[SegmenterConfig] | None, BeforeValidator(_segmenter)
-    ] = Field(None, description="The segmenter trained on the pseudo masks, or null for none.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="What is measured.")
 
 
@@ -180,7 +177,7 @@ def _read(source: str | Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise RecipeError(f"Recipe {source} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
-        raise RecipeError(f"Recipe {source} must be a mapping of keys, got {type(content).__name__}.")
+        raise RecipeError(f"Recipe {source} must be a mapping, got {type(content).__name__}.")
     return content
 
 
@@ -196,7 +193,7 @@ def _apply(content: dict[str, Any], text: str) -> None:
     """Set one dotted key; the key itself is checked by the validation afterwards."""
     key, separator, raw = text.partition("=")
     if not separator or not key.strip():
-        raise RecipeError(f'--set {text}: expected "key=value", such as segment.training.epochs=30.')
+        raise RecipeError(f'--set {text}: expected "key=value", such as segment.training.epochs=3.')
     try:
         value = yaml.safe_load(raw)
     except yaml.YAMLError as error:
@@ -296,7 +293,7 @@ def _config_classes(annotation: Any) -> list[type[Config]]:
     return [cls for part in inner for cls in _config_classes(part)]
 
 
-_REGISTERED_BASES: tuple[type[Config], ...] = (MethodConfig, LocalizerConfig, SegmenterConfig)
+_REGISTERED_BASES: tuple[type[Config], ...] = (MethodConfig, SegmenterConfig)
 
 
 def explain(key: str) -> list[tuple[str, str, str, str]]:
@@ -339,14 +336,14 @@ def _type_text(field: Any) -> str:
     annotation = field.annotation
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
     text = text.replace("typing.", "").replace("NoneType", "None")
-    bounds = [str(item) for item in field.metadata if type(item).__name__ in ("Ge", "Gt", "Le", "Lt")]
-    return f"{text} {' '.join(_bound_text(item) for item in bounds)}".strip()
-
-
-def _bound_text(text: str) -> str:
-    kind, _, value = text.rstrip(")").partition("(")
-    sign = {"Ge": ">=", "Gt": ">", "Le": "<=", "Lt": "<"}[kind]
-    return f"{sign} {value.partition('=')[2]}"
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    bounds = [
+        f"{sign} {getattr(item, name)}"
+        for item in field.metadata
+        for name, sign in signs.items()
+        if getattr(item, name, None) is not None
+    ]
+    return " ".join([text, *bounds])
 
 
 def _default_text(field: Any) -> str:

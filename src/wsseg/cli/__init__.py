@@ -42,7 +42,7 @@ def _everywhere(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show debug lines, and tracebacks of every error.")
     ] = False,
-    version: Annotated[
+    _version: Annotated[
         bool,
         typer.Option(
             "--version", callback=_print_version, is_eager=True, help="Print the version."

@@ -14,7 +14,7 @@ from wsseg.cli._command import command
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a recipe key, such as segment.training.epochs=30."
+        "--set", metavar="KEY=VALUE", help="Change a key, such as segment.training.epochs=30."
     ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to.")]
@@ -149,9 +149,7 @@ def predict(
     """Segment new images with a trained model: palette PNG masks, overlays, COCO."""
     from wsseg.predict import predict_folder
 
-    finished = predict_folder(
-        model, images, out or Path("predictions"), overlay=overlay, coco=coco
-    )
+    finished = predict_folder(model, images, out or Path("predictions"), overlay=overlay, coco=coco)
     console.result(finished.text(), finished.as_dict())
     if finished.failures:
         raise typer.Exit(3)

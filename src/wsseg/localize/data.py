@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.data.dataset import Sample
-from wsseg.data.working import read_working_image
 from wsseg.data.transforms import AugmentConfig, augment
+from wsseg.data.working import read_working_image
 from wsseg.errors import DataError
 
 

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from wsseg.localize.config import TagLocalizerConfig
 
 from wsseg import console, registry
 from wsseg.context import RunContext
@@ -13,7 +14,6 @@ from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.scores import save_scores
 from wsseg.data.working import read_working_image
 from wsseg.errors import DataError
-from wsseg.localize.config import TagLocalizerConfig
 from wsseg.localize.data import TagData
 from wsseg.rundir import StageDir
 
@@ -133,9 +133,7 @@ def check_trainable(samples: list[Sample], dataset: Dataset) -> None:
         console.warning(
             f"No train image carries {', '.join(empty)}; these classes cannot be learned."
         )
-    always = [
-        name for name, count in zip(names, counts, strict=True) if count == len(samples)
-    ]
+    always = [name for name, count in zip(names, counts, strict=True) if count == len(samples)]
     if always:
         raise DataError(
             f"Every train image carries {', '.join(always)}, so a classifier has nothing to "

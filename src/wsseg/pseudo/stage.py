@@ -18,9 +18,7 @@ VERSION = 1
 DOUBT_FILE = "doubt.jsonl"
 
 
-def pseudo(
-    dataset: Dataset, config: PseudoMaskConfig, before: StageDir, stage: StageDir
-) -> None:
+def pseudo(dataset: Dataset, config: PseudoMaskConfig, before: StageDir, stage: StageDir) -> None:
     """Write ``ID.png`` for every image that has scores, and ``doubt.jsonl``.
 
     Masks have the size and orientation of the upright image, whatever the scores were made at.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from typing import Any
 
 from wsseg import console, registry
@@ -82,4 +82,3 @@ def refine_step(
 
     stage.for_each(samples, work, title=f"refine: {name}")
     stage.finish(seconds=time.perf_counter() - started, state=state)
-

@@ -87,6 +87,27 @@ def _task(config: SegmenterConfig, dataset: Dataset, data: SegmentationData) -> 
     return task
 
 
+def _write_bundle(
+    task: Any, dataset: Dataset, config: SegmenterConfig, stage: StageDir, context: RunContext
+) -> None:
+    from wsseg.export.bundle import ModelInfo, describe, save_bundle
+
+    info = ModelInfo(
+        segmenter=describe(config),
+        classes=dataset.classes.names,
+        max_side_px=context.max_side_px,
+        recipe=context.recipe,
+        supervision=context.supervision,
+        data={
+            "source": dataset.root.name,
+            "train images": len(dataset.split("train")),
+            "fingerprint": dataset.fingerprint(masks=False),
+            "validated on": config.validate_on,
+        },
+    )
+    save_bundle(stage.path / MODEL_FOLDER, task, info)
+
+
 def _validation(
     dataset: Dataset,
     samples: Sequence[Sample],

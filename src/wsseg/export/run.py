@@ -1,0 +1,117 @@
+"""Hand a run's results to other tools: its model as ONNX, its masks as COCO or VOC."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from wsseg.data.dataset import Dataset, Sample
+from wsseg.data.image_io import read_mask
+from wsseg.errors import DataError, RecipeError, unknown_name
+from wsseg.export.coco import MaskedImage, write_coco
+from wsseg.export.voc import VocItem, write_voc
+from wsseg.rundir import RunDir, StageDir
+
+TARGETS = ("onnx", "coco", "voc")
+MASKS: dict[str, str] = {"pseudo": "masks", "predicted": "predictions"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Args:
+        path: The file or folder.
+        facts: What was checked or counted.
+    """
+
+    path: Path
+    facts: dict[str, Any]
+
+    def text(self) -> str:
+        """Say it for people."""
+        told = ", ".join(f"{key} {value}" for key, value in self.facts.items())
+        return f"Wrote {self.path} ({told})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Say it for machines."""
+        return {"path": str(self.path), **self.facts}
+
+
+def export_run(
+    run_folder: Path,
+    to: str,
+    *,
+    out: Path | None = None,
+    masks: Literal["pseudo", "predicted"] | str = "pseudo",
+) -> Exported:
+    """Export a run.
+
+    Args:
+        run_folder: Folder of the run.
+        to: ``"onnx"``, ``"coco"`` or ``"voc"``.
+        out: File (onnx, coco) or folder (voc) to write; None writes ``export/`` in the run.
+        masks: Which masks go into coco and voc: ``"pseudo"`` or ``"predicted"``.
+
+    Returns:
+        What was written.
+
+    Raises:
+        RecipeError: When a name is unknown.
+        DataError: When the run has no such masks.
+        MissingWeightsError: When the run has no model.
+        MissingExtraError: When onnx is not installed.
+        OutputError: When the result cannot be written.
+    """
+    if to not in TARGETS:
+        raise RecipeError(unknown_name("export format", to, TARGETS))
+    if masks not in MASKS:
+        raise RecipeError(unknown_name("kind of masks", masks, MASKS))
+    folder = run_folder / "export"
+    if to == "onnx":
+        return _export_onnx(run_folder, out or folder / "model.onnx")
+    dataset = Dataset.from_jsonl(RunDir(run_folder).samples_path)
+    stage = StageDir(run_folder / MASKS[masks], "")
+    samples = stage.usable(dataset.samples)
+    if not samples:
+        raise DataError(
+            f"{stage.path} holds no masks. Run `wsseg pseudo {run_folder}` or "
+            f"`wsseg segment {run_folder}` first."
+        )
+    if to == "coco":
+        path = out or folder / f"coco-{masks}.json"
+        count = write_coco(path, _masked(dataset, samples, stage), dataset.classes)
+        return Exported(path, {"images": len(samples), "annotations": count})
+    path = out or folder / f"voc-{masks}"
+    items = (
+        VocItem(s.id, s.image_path, read_mask(stage.path / f"{s.id}.png"), s.split)
+        for s in samples
+    )
+    return Exported(path, {"images": write_voc(path, items, dataset.classes)})
+
+
+def _masked(dataset: Dataset, samples: list[Sample], stage: StageDir) -> Iterator[MaskedImage]:
+    for sample in samples:
+        path = sample.image_path
+        inside = path.is_relative_to(dataset.root)
+        name = path.relative_to(dataset.root).as_posix() if inside else path.name
+        yield MaskedImage(name, read_mask(stage.path / f"{sample.id}.png"))
+
+
+def _export_onnx(run_folder: Path, path: Path) -> Exported:
+    from wsseg.export.bundle import find_bundle, load_bundle
+    from wsseg.export.onnx import OnnxMetadata, export_onnx
+
+    net, info = load_bundle(find_bundle(run_folder))
+    metadata = OnnxMetadata(
+        classes=info.classes, inference=info.inference, max_side_px=info.max_side_px
+    )
+    report = export_onnx(net, path, metadata, in_channels=info.in_channels)
+    facts = {
+        "size": "any" if report.is_dynamic else "fixed",
+        "checked at": "x".join(map(str, report.checked_shape)),
+        "largest difference": f"{report.max_difference:.1e}",
+    }
+    return Exported(path, facts)

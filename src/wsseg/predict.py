@@ -1,0 +1,152 @@
+"""Masks for new images with a trained model: palette PNG, overlays, COCO JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wsseg import console
+from wsseg.data.dataset import Sample
+from wsseg.data.image_io import IMAGE_SUFFIXES, read_image, read_mask, write_mask
+from wsseg.data.listing import list_images
+from wsseg.data.problems import Problems
+from wsseg.errors import DataError
+from wsseg.rundir import RunDir, StageDir, fingerprint
+from wsseg.segment.predict import Predictor
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What was written.
+
+    Args:
+        masks: Folder of the palette PNGs.
+        num_images: Images with a mask.
+        failures: ``{image id: reason}``.
+        written: Other files and folders that were written.
+    """
+
+    masks: Path
+    num_images: int
+    failures: dict[str, str]
+    written: tuple[Path, ...]
+
+    def text(self) -> str:
+        """Say it for people."""
+        lines = [f"{self.num_images} masks in {self.masks}"]
+        lines += [f"Also: {path}" for path in self.written]
+        if self.failures:
+            lines.append(f"{len(self.failures)} images failed:")
+            lines += [f"  - {reason}" for reason in list(self.failures.values())[:20]]
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Say it for machines."""
+        return {
+            "masks": str(self.masks),
+            "images": self.num_images,
+            "failures": self.failures,
+            "written": [str(path) for path in self.written],
+        }
+
+
+def predict_folder(
+    model: Path, images: Path, out: Path, *, overlay: bool = True, coco: bool = False
+) -> Predicted:
+    """Segment an image or a folder of images; a second call does only what is missing.
+
+    Args:
+        model: A run, a model bundle or an ONNX file.
+        images: An image or a folder, sub-folders included.
+        out: Folder for ``masks/``, ``overlays/`` and ``coco.json``.
+        overlay: Write overlays beside the masks.
+        coco: Write one COCO JSON of all masks.
+
+    Returns:
+        What was written and which images failed.
+
+    Raises:
+        DataError: When there is no image.
+        MissingWeightsError: When there is no model, or it does not load.
+        OutputError: When results cannot be written.
+    """
+    samples = find_samples(images)
+    predictor = Predictor.load(model)
+    folder = RunDir(out)
+    mark = fingerprint("predict", str(model.resolve()), _state_of(model))
+    stage = folder.stage("masks", mark)
+    with folder.locked():
+        stage.begin()
+
+        def work(sample: Sample) -> None:
+            image = read_image(sample.image_path)
+            mask = predictor.predict(image).mask
+            if overlay:
+                _write_overlay(out / "overlays" / f"{sample.id}.jpg", image, mask, predictor)
+            write_mask(stage.path / f"{sample.id}.png", mask)
+
+        stage.for_each(samples, work, title="predict")
+        stage.finish()
+        done = stage.usable(samples)
+        written = [out / "overlays"] if overlay and done else []
+        if coco:
+            written.append(_write_coco(out / "coco.json", done, stage, predictor))
+    wanted = {sample.id for sample in samples}
+    failures = {key: why for key, why in stage.failures().items() if key in wanted}
+    return Predicted(stage.path, len(done), failures, tuple(written))
+
+
+def find_samples(images: Path) -> list[Sample]:
+    """List an image, or all images below a folder.
+
+    Raises:
+        DataError: When there is none.
+    """
+    if images.is_file():
+        return [Sample(id=images.stem, image_path=images)]
+    if not images.is_dir():
+        raise DataError(f"{images} does not exist. Give an image or a folder of images.")
+    problems = Problems()
+    found = list_images(images, problems, root=images).images
+    for problem in problems:
+        console.warning(str(problem))
+    if not found:
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise DataError(f"{images} holds no image ({suffixes}). Give another folder.")
+    return [Sample(id=image_id, image_path=path) for image_id, path in found.items()]
+
+
+def _state_of(model: Path) -> list[int]:
+    """Size and time of the model's weights, so that a new model predicts anew."""
+    from wsseg.export.bundle import WEIGHTS_FILE, find_bundle
+
+    path = model if model.suffix.lower() == ".onnx" else find_bundle(model) / WEIGHTS_FILE
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns]
+
+
+def _write_overlay(path: Path, image: Any, mask: Any, predictor: Predictor) -> None:
+    from PIL import Image
+
+    from wsseg.atomic import atomic_path
+    from wsseg.report.overlays import overlay
+
+    picture = Image.fromarray(overlay(image, mask, predictor.classes))
+    with atomic_path(path) as temporary:
+        picture.save(temporary, quality=90)
+
+
+def _write_coco(
+    path: Path, samples: Sequence[Sample], stage: StageDir, predictor: Predictor
+) -> Path:
+    from wsseg.export.coco import MaskedImage, write_coco
+
+    def masked() -> Iterator[MaskedImage]:
+        for sample in samples:
+            mask = read_mask(stage.path / f"{sample.id}.png")
+            yield MaskedImage(f"{sample.id}{sample.image_path.suffix}", mask)
+
+    write_coco(path, masked(), predictor.classes)
+    return path
