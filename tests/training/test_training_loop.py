@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import json
-import logging
 
 import numpy as np
 import pytest
 import torch
 
+from wsseg import console
 from wsseg.atomic import read_jsonl
 from wsseg.errors import DataError, RecipeError
 from wsseg.training.checkpoint import load_weights
@@ -180,12 +180,15 @@ def test_training_stops_when_validation_no_longer_improves(train):
     assert (result.epochs, result.best_epoch, result.stopped_early) == (4, 2, True)
 
 
-def test_without_validation_the_last_weights_are_kept_and_it_is_said(train, caplog):
-    with caplog.at_level(logging.INFO, "wsseg"):
-        result = train(early_stop_patience_epochs=1, epochs=2, out="said")
+def test_without_validation_the_last_weights_are_kept_and_it_is_said(train, monkeypatch):
+    said = []
+    monkeypatch.setattr(console, "info", said.append)
+    result = train(early_stop_patience_epochs=1, epochs=2)
     assert (result.epochs, result.kept) == (2, "last")
-    assert "nothing is validated, so the last weights are kept" in caplog.text
-    assert "training does not stop early" in caplog.text
+    assert said[:2] == [
+        "tiny: nothing is validated, so the last weights are kept",
+        "tiny: nothing is validated, so training does not stop early",
+    ]
 
 
 def test_average_is_validated_and_kept_instead_of_the_weights(train, tiny):

@@ -7,6 +7,7 @@ import textwrap
 
 import pytest
 
+from wsseg import console
 from wsseg.atomic import read_jsonl
 from wsseg.errors import OutputError
 from wsseg.training import loop
@@ -155,7 +156,9 @@ def test_torn_log_line_and_leftover_files_are_cleared_away(tiny, tmp_path):
     assert not list(folder.glob(".tmp-*"))
 
 
-def test_broken_checkpoint_is_said_and_training_starts_over(tiny, tmp_path, caplog):
+def test_broken_checkpoint_is_said_and_training_starts_over(tiny, tmp_path, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(console, "warning", warnings.append)
     whole = _run(tiny, tmp_path / "whole")
     folder = tmp_path / "cut"
     with pytest.raises(Kill):
@@ -163,6 +166,8 @@ def test_broken_checkpoint_is_said_and_training_starts_over(tiny, tmp_path, capl
     checkpoint = folder / "checkpoint.safetensors"
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])
     resumed = _run(tiny, folder)
+    assert len(warnings) == 1
+    assert "checkpoint.safetensors is broken" in warnings[0]
     assert tiny.same(tiny.weights(whole.module), tiny.weights(resumed.module))
     assert len(_lines(folder)) == 3
 

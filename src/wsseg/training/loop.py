@@ -217,9 +217,9 @@ class _Loop:
 
     def _say_what_needs_validation(self, title: str) -> None:
         if self.config.keep == "best":
-            console.once(f"{title}: nothing is validated, so the last weights are kept")
+            console.info(f"{title}: nothing is validated, so the last weights are kept")
         if self.config.early_stop_patience_epochs is not None:
-            console.once(f"{title}: nothing is validated, so training does not stop early")
+            console.info(f"{title}: nothing is validated, so training does not stop early")
 
     def _end(self) -> dict[str, Any]:
         position = self.position
