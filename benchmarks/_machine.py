@@ -9,19 +9,14 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from wsseg.device import processor_name
+
 
 def describe() -> str:
     """Name processor, cores, Python and the packages that decide speed and results."""
-    model = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "numba", "timm"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model}, {cores} cores, Python {platform.python_version()}, {packages}"
+    return f"{processor_name()}, {cores} cores, Python {platform.python_version()}, {packages}"
 
 
 def command() -> str:

@@ -1,4 +1,4 @@
-"""Where tensors live: a GPU when there is one."""
+"""Where tensors live, and what the machine is called."""
 
 from __future__ import annotations
 
@@ -14,3 +14,16 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def processor_name() -> str:
+    """Name the processor as the system does, such as ``AMD EPYC 9654``."""
+    import platform
+    from pathlib import Path
+
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -5,6 +5,7 @@ weak labels -> localize -> refine -> pseudo masks -> segment -> predict -> evalu
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from wsseg import console
 from wsseg.atomic import write_json, write_text
 from wsseg.context import RunContext
 from wsseg.data.dataset import Dataset
-from wsseg.errors import RecipeError, unknown_name
+from wsseg.errors import DataError, OutputError, RecipeError, unknown_name
 from wsseg.recipe import Recipe, load_recipe, to_yaml
 from wsseg.rundir import RunDir, StageDir, fingerprint
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from wsseg.evaluate.stage import EvaluateInputs
 
 BACKGROUND_RULES = ("background_constant", "background_cue", "background_power", "threshold")
+MACHINE_FILE = "machine.json"
 STAGES = ("localize", "refine", "pseudo", "segment", "evaluate", "report")
 
 
@@ -73,6 +75,7 @@ class Finished:
 class Plan:
     """The stages of one run with their folders and fingerprints."""
 
+    images: StageDir
     localize: StageDir
     refine: tuple[StageDir, ...]
     pseudo: StageDir
@@ -81,7 +84,7 @@ class Plan:
 
     def all(self) -> tuple[StageDir, ...]:
         """All stages in order."""
-        return (self.localize, *self.refine, self.pseudo, self.segment, self.predict)
+        return (self.images, self.localize, *self.refine, self.pseudo, self.segment, self.predict)
 
 
 def run(
@@ -91,6 +94,7 @@ def run(
     overrides: Sequence[str] = (),
     out: Path | str | None = None,
     use_masks: bool = False,
+    strict: bool = False,
 ) -> Finished:
     """Turn weak labels into pseudo masks, a segmenter, numbers and a report.
 
@@ -102,6 +106,7 @@ def run(
         overrides: ``"key=value"`` changes of the recipe.
         out: Folder of the run; ``runs/DATA-RECIPE`` when None.
         use_masks: Let ground-truth masks tune thresholds and choose checkpoints.
+        strict: Stop at any error in the data, instead of leaving those images out.
 
     Returns:
         The run's folder, numbers and failed images.
@@ -112,13 +117,15 @@ def run(
         OutputError: When results cannot be written.
         MissingWeightsError: When pre-trained weights are not at hand.
     """
-    dataset = data if isinstance(data, Dataset) else _open(Path(data), use_masks)
+    dataset = data if isinstance(data, Dataset) else _open(Path(data), use_masks, strict)
     chosen = _choose(recipe, overrides, dataset)
     folder = RunDir(Path(out) if out else Path("runs") / f"{_name(dataset)}-{chosen.name}")
     with folder.locked():
+        _refuse_foreign(folder, dataset)
         write_text(folder.recipe_path, _provenance() + to_yaml(chosen))
         dataset.to_jsonl(folder.samples_path)
         write_json(folder.path / "settings.json", {"use_masks": use_masks})
+        write_json(folder.path / MACHINE_FILE, machine_facts(dataset))
         return _run_stages(folder, dataset, chosen, use_masks, STAGES)
 
 
@@ -212,6 +219,7 @@ def plan(folder: RunDir, dataset: Dataset, recipe: Recipe, use_masks: bool) -> P
     segmenter = recipe.segment.model_dump(mode="json") if recipe.segment else None
     mark = fingerprint("segment", segment_stage.VERSION, mark, segmenter, shared, tuning)
     return Plan(
+        folder.stage("images", fingerprint("images", labels)),
         localize,
         tuple(steps),
         pseudo,
@@ -236,6 +244,7 @@ def _run_stages(
     stages = plan(folder, dataset, recipe, use_masks)
     started = time.perf_counter()
     metrics: dict[str, Any] = {}
+    dataset = readable(dataset, stages.images)
     if "localize" in wanted:
         localize(dataset, recipe.localize, stages.localize, context)
     before = stages.localize
@@ -256,6 +265,62 @@ def _run_stages(
     console.info(f"done in {time.perf_counter() - started:.0f} s")
     failures = {key: why for stage in stages.all() for key, why in stage.failures().items()}
     return Finished(folder, metrics, failures)
+
+
+def readable(dataset: Dataset, stage: StageDir) -> Dataset:
+    """Decode every image once, so that a corrupt one is named now and not in mid-training.
+
+    Args:
+        dataset: The data set.
+        stage: Where the outcome is kept; images found sound before are not read again.
+
+    Returns:
+        The data set without the images that cannot be read.
+
+    Raises:
+        DataError: When no image can be read.
+    """
+    from wsseg.data.image_io import read_image
+
+    if not stage.begin():
+        stage.for_each(
+            dataset.samples,
+            lambda sample: {"size": list(read_image(sample.image_path).shape[:2])},
+            title="check images",
+        )
+        stage.finish(seconds=stage.seconds())
+    kept = stage.usable(dataset.samples)
+    if not kept:
+        raise DataError("No image can be read:", list(stage.failures().values()))
+    return dataclasses.replace(dataset, samples=tuple(kept))
+
+
+def _refuse_foreign(folder: RunDir, dataset: Dataset) -> None:
+    """Keep a run's results from being replaced by those of other data by mistake."""
+    if not folder.samples_path.exists():
+        return
+    before = Dataset.from_jsonl(folder.samples_path).root.resolve()
+    if before != dataset.root.resolve():
+        raise OutputError(
+            f"{folder.path} holds a run on other data ({before}). Choose another folder with "
+            "--out, or remove this one."
+        )
+
+
+def machine_facts(dataset: Dataset) -> dict[str, str]:
+    """Describe what the run works on and with, for the report."""
+    import os
+    import platform
+
+    from wsseg.device import best_device, processor_name
+
+    return {
+        "processor": processor_name(),
+        "cores": str(os.cpu_count()),
+        "device": best_device(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "data fingerprint": dataset.fingerprint(masks=False),
+    }
 
 
 def _evaluate_inputs(recipe: Recipe, stages: Plan) -> EvaluateInputs:
@@ -286,10 +351,10 @@ def _evaluate_inputs(recipe: Recipe, stages: Plan) -> EvaluateInputs:
     )
 
 
-def _open(path: Path, use_masks: bool) -> Dataset:
+def _open(path: Path, use_masks: bool, strict: bool) -> Dataset:
     from wsseg.data.discover import open_dataset
 
-    dataset = open_dataset(path, use_masks=use_masks)
+    dataset = open_dataset(path, use_masks=use_masks, strict=strict)
     for note in dataset.notes:
         console.info(note)
     return dataset

@@ -3,9 +3,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from wsseg.data.image_io import write_mask
+
+# Tests that write files take as long as the disk wants; a busy machine is no fault of the code.
+settings.register_profile("files", deadline=None)
+settings.load_profile("files")
 
 
 @pytest.fixture

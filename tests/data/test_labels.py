@@ -48,6 +48,7 @@ def test_class_id_outside_the_list_says_what_is_allowed():
         ("", "is empty"),
         (" a", "blanks"),
         ("a;b", 'contains ";"'),
+        ("?", "not tagged"),
         ("a\nb", "control character"),
         ("Background", "reserved"),
     ],
@@ -126,3 +127,28 @@ def test_class_ids_of_all_kinds_are_joined_without_background():
 def test_tag_zero_is_refused():
     with pytest.raises(ValueError, match=r"1\.\.254, got \[0, 1\]"):
         WeakLabels(tags=frozenset({0, 1}))
+
+
+@pytest.mark.parametrize("kind", [Points, Scribbles])
+def test_points_and_scribbles_compare_by_value(kind):
+    def make(x):
+        values = np.array([[x, 1.0]]) if kind is Points else (np.array([[x, 1.0]]),)
+        return kind(values, np.array([1]))
+
+    assert make(0) == make(0)
+    assert make(0) != make(2)
+    assert hash(make(0)) == hash(make(0))
+    assert len(make(0)) == 1
+
+
+def test_coordinates_of_the_wrong_width_are_refused():
+    with pytest.raises(ValueError, match=r"xyxy must have shape \(n, 4\), got \(1, 3\)"):
+        Boxes(np.zeros((1, 3)), np.array([1]))
+
+
+def test_scribble_classes_are_checked():
+    line = np.zeros((1, 2))
+    with pytest.raises(ValueError, match=r"shape \(1,\)"):
+        Scribbles((line,), np.array([1, 2]))
+    with pytest.raises(ValueError, match=r"0\.\.254"):
+        Scribbles((line,), np.array([255]))

@@ -53,12 +53,20 @@ def run(
     overrides: Overrides = None,
     out: Out = None,
     use_masks: UseMasks = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at any error in the data.")
+    ] = False,
 ) -> None:
     """Turn weak labels into masks, a segmenter and a report. Run it again to continue."""
     from wsseg.pipeline import run as run_pipeline
 
     finished = run_pipeline(
-        data, recipe=recipe, overrides=overrides or (), out=out, use_masks=use_masks
+        data,
+        recipe=recipe,
+        overrides=overrides or (),
+        out=out,
+        use_masks=use_masks,
+        strict=strict,
     )
     console.result(finished.text(), finished.as_dict())
     if finished.failures:

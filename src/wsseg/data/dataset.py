@@ -54,8 +54,6 @@ class Sample:
                 f'Sample id "{self.id}" is not a relative path with "/" between folders and '
                 'without "..".'
             )
-        if parts[0].startswith("/"):
-            raise DataError(f'Sample id "{self.id}" must not be an absolute path.')
         if self.split not in SPLITS:
             raise DataError(
                 f'Sample "{self.id}" has split "{self.split}"; allowed are {", ".join(SPLITS)}.'

@@ -122,9 +122,7 @@ def _map_entries(
                 yield entry
 
 
-def _sweep(
-    dataset: Dataset, samples: Sequence[Sample], folder: StageDir
-) -> ThresholdSweep | None:
+def _sweep(dataset: Dataset, samples: Sequence[Sample], folder: StageDir) -> ThresholdSweep | None:
     sweep = ThresholdSweep(dataset.classes.num_classes)
     for sample in folder.usable(samples):
         truth = _truth(sample, dataset)
@@ -219,9 +217,7 @@ def _classifier(dataset: Dataset, localize: StageDir) -> dict[str, Any] | None:
             if probabilities is None or sample.labels.tags is None:
                 continue
             rows.append(probabilities)
-            tags.append(
-                [i + 1 in sample.labels.tags for i in range(dataset.classes.num_classes)]
-            )
+            tags.append([i + 1 in sample.labels.tags for i in range(dataset.classes.num_classes)])
         if rows:
             return classifier_entry(
                 np.array(rows, np.float64), np.array(tags), dataset.classes.names, split=split

@@ -40,7 +40,9 @@ def stages_text(metrics: dict[str, Any]) -> str:
         )
     classifier = metrics.get("classifier")
     if classifier:
-        lines.append(f"{'Classifier mAP':<30} {classifier['split']:<6} {percent(classifier['map']):>7}")
+        lines.append(
+            f"{'Classifier mAP':<30} {classifier['split']:<6} {percent(classifier['map']):>7}"
+        )
     return "\n".join(lines)
 
 
@@ -74,5 +76,7 @@ def metrics_text(metrics: dict[str, Any]) -> str:
     ):
         names = metrics.get(key) or []
         if names:
-            lines.append(f"{len(names)} {words}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
+            lines.append(
+                f"{len(names)} {words}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
+            )
     return "\n".join(lines)

@@ -86,8 +86,7 @@ def export_run(
         return Exported(path, {"images": len(samples), "annotations": count})
     path = out or folder / f"voc-{masks}"
     items = (
-        VocItem(s.id, s.image_path, read_mask(stage.path / f"{s.id}.png"), s.split)
-        for s in samples
+        VocItem(s.id, s.image_path, read_mask(stage.path / f"{s.id}.png"), s.split) for s in samples
     )
     return Exported(path, {"images": write_voc(path, items, dataset.classes)})
 

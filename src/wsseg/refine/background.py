@@ -165,9 +165,7 @@ def background_cue(
     return full.with_background(np.float32(1) - _checked_cue(scores, context))
 
 
-def _checked_cue(
-    scores: Scores, context: RefineContext | None
-) -> npt.NDArray[np.float32]:
+def _checked_cue(scores: Scores, context: RefineContext | None) -> npt.NDArray[np.float32]:
     """Return the cue as (H, W) float32 in [0, 1]."""
     cue = None if context is None else context.cue
     where = f' for image "{context.sample_id}"' if context and context.sample_id else ""

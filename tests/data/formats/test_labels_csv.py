@@ -307,6 +307,32 @@ def test_strict_shows_all_errors_and_lenient_keeps_the_rest(folder, add_text):
     assert "2 error(s); their images are left out" in dataset.notes[-1]
 
 
+def test_tags_that_look_like_a_list_are_questioned(folder, add_text):
+    (folder / "classes.csv").unlink()
+    add_text(folder / "labels.csv", 'file,tags\na.png,"x,y"\nb 2.png,\nsub/흠집.jpg,\n')
+    dataset, problems = read_dataset(folder)
+    assert dataset.classes.names == ("x,y",)
+    assert whats(problems) == [
+        'labels.csv line 2: column tags: "x,y" is taken for one class. Separate tags by ";".'
+    ]
+
+
+def test_more_tags_than_a_mask_holds_are_an_error(folder, add_text):
+    (folder / "classes.csv").unlink()
+    tags = ";".join(f"c{number}" for number in range(255))
+    add_text(folder / "labels.csv", f"file,tags\na.png,{tags}\n")
+    _, problems = read_dataset(folder)
+    assert "has 255 different tags; at most 254 fit" in whats(problems.errors)[0]
+
+
+def test_without_tags_and_classes_the_table_says_nothing(folder, add_text):
+    (folder / "classes.csv").unlink()
+    add_text(folder / "labels.csv", "file\na.png\n")
+    with pytest.raises(DataError, match='has no column "tags", and there is no classes.csv'):
+        open_dataset(folder)
+    assert open_dataset(folder, classes=["dent"]).classes.names == ("dent",)
+
+
 names = st.text(st.characters(exclude_categories=["C"], exclude_characters="/\\:"), min_size=1)
 file_names = names.filter(
     lambda name: not name.startswith(".") and len(name.encode()) < 200 and "." not in name

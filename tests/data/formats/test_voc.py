@@ -223,3 +223,23 @@ def test_parent_of_the_voc_folder_is_recognised(folder, tmp_path):
         (folder / name).rename(tmp_path / "VOCdevkit" / "VOC2012" / name)
     with pytest.raises(DataError, match=r"VOC2012\" holds a data set: give that folder"):
         open_dataset(tmp_path / "VOCdevkit")
+
+
+def test_list_in_another_encoding_is_an_error(folder, add_text):
+    path = folder / "ImageSets" / "Segmentation" / "train.txt"
+    add_text(path, "흠집\n", encoding="cp949")
+    _, problems = read_dataset(folder)
+    assert "train.txt: cannot be read as UTF-8" in whats(problems.errors)[0]
+
+
+def test_class_names_that_a_table_cannot_hold_are_an_error(folder, add_text):
+    add_text(folder / "Annotations" / "2007_000001.xml", xml(("a;b", (1, 1, 2, 2), 0)))
+    with pytest.raises(DataError, match='"a;b" contains ";"'):
+        open_dataset(folder)
+
+
+def test_object_without_box_is_a_tag(folder, add_text):
+    text = "<annotation><object><name>cat</name></object></annotation>"
+    add_text(folder / "Annotations" / "2007_000001.xml", text)
+    labels = open_dataset(folder).samples[0].labels
+    assert (labels.tags, labels.boxes) == ({8}, None)

@@ -70,8 +70,8 @@ def inverse_sqrt_weights(pixel_counts: Tensor) -> Tensor:
         (K,) float32, scaled so that the mean weight over all pixels is 1; 0 for absent classes.
 
     Example:
-        >>> inverse_sqrt_weights(torch.tensor([900, 100, 0])).tolist()
-        [0.75, 2.25, 0.0]
+        >>> inverse_sqrt_weights(torch.tensor([900, 100, 0])).mul(6).round().tolist()
+        [5.0, 15.0, 0.0]
     """
     counts = pixel_counts.double()
     present = counts > 0
