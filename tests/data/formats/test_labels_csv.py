@@ -328,7 +328,7 @@ def test_more_tags_than_a_mask_holds_are_an_error(folder, add_text):
 def test_without_tags_and_classes_the_table_says_nothing(folder, add_text):
     (folder / "classes.csv").unlink()
     add_text(folder / "labels.csv", "file\na.png\n")
-    with pytest.raises(DataError, match='has no column "tags", and there is no classes.csv'):
+    with pytest.raises(DataError, match=r'has no column "tags", and there is no classes\.csv'):
         open_dataset(folder)
     assert open_dataset(folder, classes=["dent"]).classes.names == ("dent",)
 
