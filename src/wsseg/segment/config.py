@@ -31,21 +31,32 @@ class LossConfig(Config):
     )
 
 
-class CrfConfig(Config):
-    """Dense CRF after prediction; the defaults are those used with DeepLab on VOC."""
+class PredictCrfConfig(Config):
+    """Dense CRF after prediction; the defaults are those used with DeepLab on VOC.
 
-    iterations: int = Field(10, ge=1, le=100, description="Mean-field iterations.")
-    gaussian_sxy_px: float = Field(
-        1.0, gt=0, description="Smoothness kernel: standard deviation of position, pixels."
+    The kernel settings are those of ``wsseg.kernels.dense_crf.CrfConfig``, repeated here so that
+    reading a recipe does not load the compiler behind that kernel.
+    """
+
+    iterations: int = Field(10, ge=0, le=1000, description="Mean-field iterations.")
+    gauss_sxy_px: float = Field(
+        1.0, gt=0, description="Standard deviation of the smoothness kernel, pixels."
     )
-    gaussian_weight: float = Field(3.0, ge=0, description="Smoothness kernel: weight.")
+    gauss_compat: float = Field(3.0, ge=0, description="Weight of the smoothness kernel.")
     bilateral_sxy_px: float = Field(
-        67.0, gt=0, description="Appearance kernel: standard deviation of position, pixels."
+        67.0, gt=0, description="Position standard deviation of the appearance kernel, pixels."
     )
     bilateral_srgb: float = Field(
-        3.0, gt=0, description="Appearance kernel: standard deviation of colour, 0..255 units."
+        3.0, gt=0, description="Colour standard deviation of the appearance kernel, grey levels."
     )
-    bilateral_weight: float = Field(4.0, ge=0, description="Appearance kernel: weight.")
+    bilateral_compat: float = Field(4.0, ge=0, description="Weight of the appearance kernel.")
+    prune_below: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Classes whose probability stays below this at every pixel are left out: "
+        "faster with many classes; 0: none.",
+    )
 
 
 class PredictConfig(Config):
@@ -71,7 +82,9 @@ class PredictConfig(Config):
         "float32",
         description="Number format of the network; auto: bfloat16 where the device has it.",
     )
-    crf: CrfConfig | None = Field(None, description="Dense CRF on the result; none: not applied.")
+    crf: PredictCrfConfig | None = Field(
+        None, description="Dense CRF on the result; none: not applied."
+    )
     restrict_to_tags: bool = Field(
         False,
         description="Allow only classes of the image's tags (oracle tags: not for new images).",
