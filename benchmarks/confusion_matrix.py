@@ -1,6 +1,6 @@
 """How fast pixels are counted, against torchmetrics and NumPy, in one interleaved run.
 
-Usage: python benchmarks/confusion_matrix.py [--repeats 30]
+Usage: python benchmarks/confusion_matrix.py [--repeats 30] [--threads 1]
 
 Prints a Markdown table: milliseconds per image (median), and the ratio to torchmetrics' MeanIoU.
 """
@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from _machine import command, describe
 from wsseg.data.scores import Scores
 from wsseg.evaluate.boundary import boundary_counts
 from wsseg.evaluate.confusion import pair_counts
@@ -86,11 +87,12 @@ def print_table(found: dict[str, float], peer_name: str, peer_words: str) -> Non
         print(f"| {name} | {value:.3f} | {found[peer_name] / value:.1f} |")
 
 
-def time_counting(repeats: int) -> None:
+def time_counting(repeats: int, num_threads: int) -> None:
     import torch
     from torchmetrics.classification import MulticlassJaccardIndex
     from torchmetrics.segmentation import MeanIoU
 
+    torch.set_num_threads(num_threads)
     warnings.filterwarnings("ignore", module="torchmetrics")
     prediction, truth = make_masks(0)
     # MeanIoU cannot ignore 255: it gets background there.
@@ -113,7 +115,7 @@ def time_counting(repeats: int) -> None:
     }
     print(
         f"Confusion matrix, {SIZE[1]} x {SIZE[0]} px, {NUM_CLASSES + 1} classes, "
-        f"{torch.get_num_threads()} torch threads\n"
+        f"{num_threads} torch thread(s)\n"
     )
     print_table(median_ms(calls, repeats), "torchmetrics MeanIoU.update", "MeanIoU")
 
@@ -133,8 +135,11 @@ def time_sweep(repeats: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=30)
-    repeats = parser.parse_args().repeats
-    time_counting(repeats)
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+    options = parser.parse_args()
+    repeats = options.repeats
+    print(f"{describe()}\n\n`{command()}`\n")
+    time_counting(repeats, options.threads)
     time_sweep(max(3, repeats // 5))
 
 

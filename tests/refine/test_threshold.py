@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -202,12 +203,16 @@ def test_constant_maps_are_called_what_they_are():
 
 
 def masked_data(tmp_path):
+    """Objects with maps, images and masks on disk."""
     masks, maps = blobs(5, (8, 14))
-    paths = []
-    for i, mask in enumerate(masks):
-        paths.append(tmp_path / f"{i}.png")
-        Image.fromarray(mask.astype(np.uint8)).save(paths[-1])
-    return masks, make_data(maps, [frozenset({1})] * 5, split="val", masks=paths)
+    samples, scores = make_data(maps, [frozenset({1})] * 5, split="val")
+    on_disk = []
+    for sample, mask in zip(samples, masks, strict=True):
+        image_path, mask_path = tmp_path / f"{sample.id}.png", tmp_path / f"{sample.id}-mask.png"
+        Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(image_path)
+        Image.fromarray(mask.astype(np.uint8)).save(mask_path)
+        on_disk.append(replace(sample, image_path=image_path, mask_path=mask_path))
+    return masks, (on_disk, scores)
 
 
 def test_sweep_finds_the_best_threshold_and_admits_the_masks(tmp_path):
@@ -243,6 +248,18 @@ def test_sweep_without_masks_in_the_split_names_the_split(tmp_path):
 
 def test_sweep_names_the_mask_of_another_size(tmp_path):
     _, data = masked_data(tmp_path)
-    Image.fromarray(np.zeros((3, 3), np.uint8)).save(tmp_path / "2.png")
-    with pytest.raises(DataError, match=r"2\.png: .*3 x 3 px"):
+    Image.fromarray(np.zeros((3, 5), np.uint8)).save(tmp_path / "val-2-mask.png")
+    with pytest.raises(DataError, match=r"val-2-mask\.png is 5 x 3 px, but its image is 64 x 64"):
         threshold.fit(inputs_of(data, allow_masks=True), config=Threshold(method="sweep"))
+
+
+def test_sweep_compares_maps_of_shrunk_images_at_the_size_of_the_mask(tmp_path):
+    _, (samples, scores) = masked_data(tmp_path)
+    shrunk = {
+        name: Scores(np.ascontiguousarray(s.values[:, ::2, ::2]), s.class_ids, (32, 32))
+        for name, s in scores.items()
+    }
+    config = Threshold(method="sweep")
+    state = threshold.fit(inputs_of((samples, shrunk), allow_masks=True), config=config)
+    full = threshold.fit(inputs_of((samples, scores), allow_masks=True), config=config)
+    assert state["curve"]["best_miou"] == pytest.approx(full["curve"]["best_miou"], abs=0.1)

@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 _NUM_COPIES = 4
+_IGNORE = 255
 
 
 @njit(cache=True, nogil=True)
@@ -43,7 +44,7 @@ def count_pairs(
 def count_bins(
     values: np.ndarray,
     columns: np.ndarray,
-    truth_rows: np.ndarray,
+    truth: np.ndarray,
     thresholds: np.ndarray,
     table: np.ndarray,
 ) -> None:  # pragma: no cover - compiled
@@ -52,7 +53,7 @@ def count_bins(
     Args:
         values: (F, P) float32, foreground scores.
         columns: (F,) int64, table column of each foreground row.
-        truth_rows: (P,) int64, table row of each pixel, -1 where it is not counted.
+        truth: (P,) uint8, table row of each pixel; 255 is not counted.
         thresholds: (T,) float32, ascending.
         table: (C + 1, C, T + 1) int64, changed in place; the last axis is how many thresholds
             lie strictly below the pixel's strongest score.
@@ -60,8 +61,8 @@ def count_bins(
     num_classes, num_pixels = values.shape
     num_thresholds = thresholds.size
     for p in range(num_pixels):
-        row = truth_rows[p]
-        if row < 0:
+        row = truth[p]
+        if row == _IGNORE:
             continue
         best = values[0, p]
         winner = 0

@@ -115,7 +115,8 @@ class ThresholdSweep:
         self.num_classes = num_classes
         self.thresholds = grid
         self.num_images = 0
-        # Last axis: how many thresholds a pixel passes. Column 0 is for images without classes.
+        # (true class, strongest class, number of thresholds passed); an image without classes is
+        # counted in column 0.
         shape = (num_classes + 1, num_classes + 1, grid.size + 1)
         self._table = np.zeros(shape, dtype=np.int64)
 
@@ -138,16 +139,15 @@ class ThresholdSweep:
                 f"{size_text(truth.shape)}; both must have the size of the image."
             )
         self._check_classes(scores, truth)
-        rows = truth.reshape(-1).astype(np.int64)
-        rows[rows == IGNORE] = -1
         self.num_images += 1
+        flat = np.ascontiguousarray(truth).reshape(-1)
         if len(scores.class_ids) == 1:
-            self._table[:, 0, 0] += np.bincount(rows[rows >= 0], minlength=self.num_classes + 1)
+            counts = np.bincount(flat, minlength=self.num_classes + 1)
+            self._table[:, 0, 0] += counts[: self.num_classes + 1]
             return
         values = scores.resized()[1:].reshape(len(scores.class_ids) - 1, -1)
         columns = scores.class_ids[1:].astype(np.int64)
-        grid = self.thresholds.astype(np.float32)
-        count_bins(np.ascontiguousarray(values), columns, rows, grid, self._table)
+        count_bins(values, columns, flat, self.thresholds.astype(np.float32), self._table)
 
     def _check_classes(self, scores: Scores, truth: np.ndarray) -> None:
         highest = int(np.max(truth, where=truth != IGNORE, initial=0))

@@ -10,13 +10,14 @@ Three ways:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from wsseg.config import MethodConfig
-from wsseg.data.dataset import Split
+from wsseg.data.dataset import Sample, Split
 from wsseg.data.scores import Scores
 from wsseg.errors import DataError, RecipeError
 from wsseg.refine.background import with_constant_background
@@ -129,7 +130,6 @@ threshold = ThresholdRefiner()
 
 def _sweep(inputs: FitInputs, config: Threshold) -> dict[str, Any]:
     """Choose the threshold with the best mIoU on a split with masks."""
-    from wsseg.data.image_io import read_mask
     from wsseg.evaluate.sweep import ThresholdSweep
 
     if not inputs.allow_masks:
@@ -150,11 +150,9 @@ def _sweep(inputs: FitInputs, config: Threshold) -> dict[str, Any]:
     classes = inputs.dataset.classes
     sweep = ThresholdSweep(classes.num_classes, grid)
     for sample, scores in inputs.of(labelled):
-        if sample.mask_path is not None:
-            try:
-                sweep.add(scores, read_mask(sample.mask_path, classes))
-            except DataError as error:
-                raise DataError(f"{sample.mask_path}: {error}") from error
+        truth = _truth(sample, inputs)
+        # Maps of images that were shrunk when read are compared at the size of the mask.
+        sweep.add(replace(scores, size=truth.shape), truth)
     curve = sweep.curve().to_json()
     return {
         "threshold": curve["best_threshold"],
@@ -164,3 +162,19 @@ def _sweep(inputs: FitInputs, config: Threshold) -> dict[str, Any]:
         "num_images": curve["num_images"],
         "curve": curve,
     }
+
+
+def _truth(sample: Sample, inputs: FitInputs) -> np.ndarray:
+    """Read the mask (H, W) uint8 of a sample that has one, and check that it fits the image."""
+    from wsseg.data.image_io import image_size, read_mask
+
+    if sample.mask_path is None:
+        raise DataError(f"{sample.id} has no mask.")
+    truth = read_mask(sample.mask_path, inputs.dataset.classes)
+    height, width = image_size(sample.image_path)
+    if truth.shape != (height, width):
+        raise DataError(
+            f"{sample.mask_path} is {truth.shape[1]} x {truth.shape[0]} px, but its image is "
+            f"{width} x {height} px (width x height). Save the mask at the size of the image."
+        )
+    return truth
