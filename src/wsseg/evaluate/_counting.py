@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from wsseg.kernels._jit import compiled
 
 _NUM_COPIES = 4
 _IGNORE = 255
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def count_pairs(
     truth: np.ndarray, prediction: np.ndarray, index: np.ndarray, size: int
 ) -> np.ndarray:  # pragma: no cover - compiled
@@ -40,7 +41,7 @@ def count_pairs(
     return table.sum(axis=0).reshape(size, size)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def count_bins(
     values: np.ndarray,
     columns: np.ndarray,
