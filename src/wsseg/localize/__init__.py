@@ -1,0 +1,1 @@
+"""Localize: weak labels to scores."""

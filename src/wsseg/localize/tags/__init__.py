@@ -1,0 +1,1 @@
+"""Localizers that need only image-level tags."""

@@ -1,0 +1,1 @@
+"""Networks: backbones, class-map heads, pooling, weight files, fast inference copies."""
