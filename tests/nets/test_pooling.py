@@ -91,9 +91,7 @@ def test_topk_averages_the_highest_cells_and_at_least_one() -> None:
 
 
 @pytest.mark.parametrize("config", ALL, ids=lambda config: config.name)
-def test_invalid_cells_count_as_if_they_were_cut_off(
-    config: Pooling, maps: torch.Tensor
-) -> None:
+def test_invalid_cells_count_as_if_they_were_cut_off(config: Pooling, maps: torch.Tensor) -> None:
     valid = torch.zeros(2, 1, 5, 7, dtype=torch.bool)
     valid[0, :, :3, :4] = True
     valid[1, :, 1:, 2:] = True

@@ -95,7 +95,7 @@ def scenes(
     out: Annotated[Path, typer.Option("--out", help="Folder to write to.")],
     train: Annotated[int, typer.Option(min=1, help="Images of the train split.")] = 200,
     val: Annotated[int, typer.Option(min=0, help="Images of the val split.")] = 60,
-    size: Annotated[int, typer.Option(min=16, help="Side of the square images, in pixels.")] = 128,
+    size: Annotated[int, typer.Option(min=48, help="Side of the square images, in pixels.")] = 128,
     seed: Seed = 0,
 ) -> None:
     """Draw synthetic scenes with exact masks, made so that known failures of CAM occur."""

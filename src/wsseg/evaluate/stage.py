@@ -26,6 +26,8 @@ from wsseg.evaluate.summary import (
 from wsseg.evaluate.sweep import ThresholdSweep
 from wsseg.rundir import StageDir
 
+SWEPT_THRESHOLDS = tuple(step / 100 for step in range(100))
+
 
 @dataclass(frozen=True)
 class RefinedStage:
@@ -99,13 +101,14 @@ def evaluate(dataset: Dataset, inputs: EvaluateInputs, path: Path) -> dict[str, 
 def _map_entries(
     dataset: Dataset, samples: Sequence[Sample], inputs: EvaluateInputs, split: str
 ) -> Iterator[dict[str, Any]]:
-    sweep = _sweep(dataset, samples, inputs.localize)
+    chosen = next((step for step in inputs.refine if step.threshold is not None), None)
+    extra = () if chosen is None or chosen.threshold is None else (chosen.threshold,)
+    sweep = _sweep(dataset, samples, inputs.localize, extra)
     if sweep is None:
         return
     curve = sweep.curve()
     label = StageLabel("localize", "Maps, best threshold", split, tags=inputs.tags)
     yield sweep_entry(curve, dataset.classes, label)
-    chosen = next((step for step in inputs.refine if step.threshold is not None), None)
     if chosen is not None:
         label = StageLabel(
             "localize",
@@ -122,8 +125,10 @@ def _map_entries(
                 yield entry
 
 
-def _sweep(dataset: Dataset, samples: Sequence[Sample], folder: StageDir) -> ThresholdSweep | None:
-    sweep = ThresholdSweep(dataset.classes.num_classes)
+def _sweep(
+    dataset: Dataset, samples: Sequence[Sample], folder: StageDir, extra: Sequence[float]
+) -> ThresholdSweep | None:
+    sweep = ThresholdSweep(dataset.classes.num_classes, (*SWEPT_THRESHOLDS, *extra))
     for sample in folder.usable(samples):
         truth = _truth(sample, dataset)
         scores = load_scores(folder.file("scores", sample.id, ".npz"))

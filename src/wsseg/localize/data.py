@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ class TagData:
         samples: Samples with tags; untagged ones are not accepted.
         num_classes: C.
         config: How images are augmented and cropped.
+        in_channels: 3 for colour, 1 for grey networks.
         max_side_px: Longest side that images are shrunk to before anything else.
 
     Raises:
@@ -32,6 +34,7 @@ class TagData:
         num_classes: int,
         config: AugmentConfig,
         *,
+        in_channels: Literal[1, 3] = 3,
         max_side_px: int | None = None,
     ) -> None:
         untagged = [sample.id for sample in samples if sample.labels.tags is None]
@@ -41,6 +44,7 @@ class TagData:
             raise DataError("There is no tagged image to train on.")
         self.samples = tuple(samples)
         self.config = config
+        self.in_channels: Literal[1, 3] = in_channels
         self.max_side_px = max_side_px
         self.tags = np.zeros((len(samples), num_classes), np.float32)
         for row, sample in zip(self.tags, samples, strict=True):
@@ -57,7 +61,7 @@ class TagData:
             ``valid`` (1, h, w) float32, 1 where the pixel belongs to the image.
         """
         image = read_working_image(self.samples[index].image_path, self.max_side_px)
-        augmented = augment(image, None, rng, self.config)
+        augmented = augment(image, None, rng, self.config, in_channels=self.in_channels)
         return {
             "image": augmented.image,
             "tags": self.tags[index],

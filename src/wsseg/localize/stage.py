@@ -6,14 +6,15 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from wsseg.localize.config import TagLocalizerConfig
 
 from wsseg import console, registry
 from wsseg.context import RunContext
 from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.scores import save_scores
 from wsseg.data.working import read_working_image
+from wsseg.device import best_device
 from wsseg.errors import DataError
+from wsseg.localize.config import TagLocalizerConfig
 from wsseg.localize.data import TagData
 from wsseg.rundir import StageDir
 
@@ -44,7 +45,10 @@ def localize(
     if stage.begin():
         return
     started = time.perf_counter()
-    net = train_localizer(dataset, config, stage, context)
+    from wsseg.localize.inference import prepare
+
+    device = best_device()
+    net = prepare(train_localizer(dataset, config, stage, context), config.inference, device)
     samples = [s for s in dataset.samples if _has_class_ids(s, config)]
     _note_left_out(dataset, samples)
     stage.for_each(
@@ -85,7 +89,11 @@ def train_localizer(
     samples = [s for s in dataset.split("train") if s.labels.tags is not None]
     check_trainable(samples, dataset)
     data = TagData(
-        samples, dataset.classes.num_classes, config.augment, max_side_px=context.max_side_px
+        samples,
+        dataset.classes.num_classes,
+        config.augment,
+        in_channels=1 if config.grey else 3,
+        max_side_px=context.max_side_px,
     )
     seed_everything(context.seed)
     method = registry.load("localizers", config.name)

@@ -48,7 +48,7 @@ def segment(
     samples = pseudo.usable(dataset.split("train"))
     train, held_out = _validation(dataset, samples, config, pseudo, context)
     data = SegmentationData(train, config, max_side_px=context.max_side_px)
-    task = _task(config, dataset, data)
+    task = _task(config, dataset, data, context.seed)
     validate = None
     if held_out:
         validate = MaskValidation(
@@ -76,9 +76,12 @@ def segment(
     )
 
 
-def _task(config: SegmenterConfig, dataset: Dataset, data: SegmentationData) -> Any:
+def _task(config: SegmenterConfig, dataset: Dataset, data: SegmentationData, seed: int) -> Any:
     import torch
 
+    from wsseg.training.seeds import seed_everything
+
+    seed_everything(seed)
     method = registry.load("segmenters", config.name)  # type: ignore[attr-defined]
     task = method(config=config, num_classes=dataset.classes.num_classes)
     if task.needs_pixel_counts:
