@@ -157,4 +157,4 @@ def test_after_kill_9_the_next_run_does_the_rest(tmp_path: Path) -> None:
     subprocess.run([*command, "live"], check=True)
     files = sorted((folder / "scores").iterdir())
     assert [path.read_text() for path in files] == [str(i) for i in range(10)]
-    assert StageDir(folder, "f").state()["state"] == "done"
+    assert StageDir(folder, "f").state()["progress"] == "done"

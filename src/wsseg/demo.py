@@ -14,7 +14,12 @@ NUM_TRAIN = 240
 NUM_VAL = 80
 SIDE_PX = 128
 RECIPE = "defects"
-OVERRIDES = ()
+OVERRIDES: tuple[str, ...] = (
+    "localize.augment.crop_px=128",
+    "segment.augment.crop_px=128",
+    "localize.training.epochs=10",
+    "segment.training.epochs=10",
+)
 
 
 def make_demo_data(folder: Path, *, seed: int = 0) -> Path:

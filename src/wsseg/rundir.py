@@ -80,7 +80,7 @@ class StageDir:
         """
         state = self.state()
         if state.get("fingerprint") == self.fingerprint:
-            if state.get("state") == "done":
+            if state.get("progress") == "done":
                 return True
             remove_temporaries(self.path)
             return False
@@ -109,10 +109,10 @@ class StageDir:
             return {}
         return loaded if isinstance(loaded, dict) else {}
 
-    def _write_state(self, state: str, **more: Any) -> None:
+    def _write_state(self, progress: str, **more: Any) -> None:
         write_json(
             self.path / STAGE_FILE,
-            {"fingerprint": self.fingerprint, "state": state, "time": time.time(), **more},
+            {"fingerprint": self.fingerprint, "progress": progress, "time": time.time(), **more},
         )
 
     def finish(self, **facts: Any) -> None:

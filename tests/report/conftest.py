@@ -147,7 +147,7 @@ def write_curves(folder: Path, num_epochs: int = 8) -> None:
 
 def write_stage(folder: Path, ids: list[str], seconds: float, failed: dict[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    state = {"fingerprint": "0", "state": "done", "time": 1_795_000_000.0, "seconds": seconds}
+    state = {"fingerprint": "0", "progress": "done", "time": 1_795_000_000.0, "seconds": seconds}
     (folder / "stage.json").write_text(json.dumps(state), "utf-8")
     lines = [{"id": i, "status": "ok", "seconds": 0.1} for i in ids if i not in failed]
     lines += [{"id": i, "status": "failed", "reason": why} for i, why in failed.items()]

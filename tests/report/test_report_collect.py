@@ -68,7 +68,7 @@ def test_a_stage_that_was_tuned_on_masks_is_named(make_run: MakeRun):
     recipe = collect(run.path).recipe
     assert recipe is not None
     assert "allowed" in recipe.tuned_on_masks[0]
-    state = {"state": "done", "state_facts": {"tuned_on_masks": True}}
+    state = {"progress": "done", "state": {"tuned_on_masks": True}}
     (run.path / "refine" / "2_dense_crf" / "stage.json").write_text(json.dumps(state))
     recipe = collect(run.path).recipe
     assert recipe is not None
@@ -104,7 +104,7 @@ def test_a_recipe_of_plain_names_is_understood(make_run: MakeRun):
 
 def test_a_stage_without_its_own_time_adds_up_its_images(make_run: MakeRun):
     run = make_run(num_images=3)
-    (run.path / "masks" / "stage.json").write_text('{"state": "running"}')
+    (run.path / "masks" / "stage.json").write_text('{"progress": "running"}')
     masks = next(stage for stage in collect(run.path).stage_runs if stage.name == "masks")
     assert (masks.state, masks.finished) == ("running", None)
     assert masks.seconds == pytest.approx(0.3)

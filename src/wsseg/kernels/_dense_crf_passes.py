@@ -23,6 +23,7 @@ def update_band(
     start,
     stop,
     stride,
+    is_first,
     is_last,
     scratch,  # noqa: ARG001 - both kernels are called the same way
     gaussian,
@@ -39,6 +40,7 @@ def update_band(
         start: First pixel.
         stop: One past the last pixel.
         stride: Labels per row, the length of ``lanes``.
+        is_first: Whether there are no messages yet.
         is_last: Whether to write marginals instead of splatting them.
         scratch: (stride,) float32; not used here.
         gaussian: ``(index, weights, messages, local, first_row, last_row)`` of the lattice.
@@ -51,10 +53,11 @@ def update_band(
         local_b[first_b * stride : last_b * stride] = np.float32(0)
     for p in range(start, stop):
         row = load(energy, p * stride, lanes)
-        for k in range(len(corners[0])):
-            row = axpy(weights_g[p, k], load(messages_g, index_g[p, k] * stride, lanes), row)
-        for k in range(len(corners[1])):
-            row = axpy(weights_b[p, k], load(messages_b, index_b[p, k] * stride, lanes), row)
+        if not is_first:
+            for k in range(len(corners[0])):
+                row = axpy(weights_g[p, k], load(messages_g, index_g[p, k] * stride, lanes), row)
+            for k in range(len(corners[1])):
+                row = axpy(weights_b[p, k], load(messages_b, index_b[p, k] * stride, lanes), row)
         row = exp_minus(row, largest(row))
         row = scale(np.float32(1) / total(row), row)
         if is_last:
@@ -70,7 +73,7 @@ def update_band(
 
 @compiled
 def update_wide_band(
-    lanes, corners, energy, start, stop, stride, is_last, scratch, gaussian, bilateral
+    lanes, corners, energy, start, stop, stride, is_first, is_last, scratch, gaussian, bilateral
 ):
     """Update pixels start..stop whose rows are several times as wide as ``lanes``.
 
@@ -86,12 +89,13 @@ def update_wide_band(
         peak = np.float32(-3e38)
         for c in range(0, stride, width):
             row = load(energy, p * stride + c, lanes)
-            for k in range(len(corners[0])):
-                place = index_g[p, k] * stride + c
-                row = axpy(weights_g[p, k], load(messages_g, place, lanes), row)
-            for k in range(len(corners[1])):
-                place = index_b[p, k] * stride + c
-                row = axpy(weights_b[p, k], load(messages_b, place, lanes), row)
+            if not is_first:
+                for k in range(len(corners[0])):
+                    place = index_g[p, k] * stride + c
+                    row = axpy(weights_g[p, k], load(messages_g, place, lanes), row)
+                for k in range(len(corners[1])):
+                    place = index_b[p, k] * stride + c
+                    row = axpy(weights_b[p, k], load(messages_b, place, lanes), row)
             store(scratch, c, row)
             peak = max(peak, largest(row))
         mass = np.float32(0)

@@ -70,14 +70,15 @@ def _find_simplex(elevated, count, remainder, rank, total):
         for p in range(count):
             nearest = np.rint(elevated[i, p] / step)
             remainder[i, p] = nearest * step
+            elevated[i, p] -= remainder[i, p]
             total[p] += nearest
             rank[i, p] = 0.0
     for i in range(corners):
         for j in range(i + 1, corners):
             for p in range(count):
-                less = elevated[i, p] - remainder[i, p] < elevated[j, p] - remainder[j, p]
-                rank[i, p] += 1.0 if less else 0.0
-                rank[j, p] += 0.0 if less else 1.0
+                less = 1.0 if elevated[i, p] < elevated[j, p] else 0.0
+                rank[i, p] += less
+                rank[j, p] += 1.0 - less
     last = step - 1.0
     for i in range(corners):
         for p in range(count):
@@ -86,28 +87,20 @@ def _find_simplex(elevated, count, remainder, rank, total):
             shift = step if moved < 0.0 else (-step if moved > last else 0.0)
             rank[i, p] = moved + shift
             remainder[i, p] += shift
-            elevated[i, p] = (elevated[i, p] - remainder[i, p]) / step
+            elevated[i, p] = (elevated[i, p] - shift) / step
 
 
 @compiled
 def _order_by_rank(residual, rank, radix, count, ordered, strides):
-    """Sort residuals and key strides by rank: select instead of scatter, to stay in SIMD."""
+    """Sort residuals and key strides by rank."""
     corners = residual.shape[0]
-    for r in range(corners):
-        wanted = np.float64(r)
-        for p in range(count):
-            ordered[r, p] = 0.0
-            strides[r, p] = 0
-        for i in range(corners):
-            for p in range(count):
-                here = rank[i, p] == wanted
-                ordered[r, p] = residual[i, p] if here else ordered[r, p]
+    for i in range(corners):
         # The last coordinate is implied by the others and has no place in the key.
-        for i in range(corners - 1):
-            stride = radix[i] * corners
-            for p in range(count):
-                here = rank[i, p] == wanted
-                strides[r, p] = stride if here else strides[r, p]
+        stride = radix[i] * corners if i < corners - 1 else np.int64(0)
+        for p in range(count):
+            place = np.int64(rank[i, p])
+            ordered[place, p] = residual[i, p]
+            strides[place, p] = stride
 
 
 @compiled

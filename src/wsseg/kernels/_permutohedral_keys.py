@@ -25,22 +25,29 @@ def feature_bounds(
 def key_radix(
     bounds: npt.NDArray[np.float64], sigmas: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.int64]:
-    """Choose strides that pack the d key coordinates of a vertex into one integer.
+    """Choose factors that pack the d key coordinates of a vertex into one integer.
 
     Args:
         bounds: (d, 2) smallest and largest scaled feature.
         sigmas: For the message.
 
     Returns:
-        (d + 1,) strides and the constant that makes all keys >= 0.
+        (d + 1,) factors of the coordinates, then the constant that makes all keys >= 0.
     """
     dims = len(bounds)
     # Rows of the elevation matrix: E_i = sum_{j >= i} cf_j - i * cf_{i-1}.
     elevation = np.triu(np.ones((dims, dims)))
     elevation[np.arange(1, dims), np.arange(dims - 1)] = -np.arange(1, dims)
-    positive, negative = elevation.clip(min=0), elevation.clip(max=0)
-    # Corners and their neighbours lie less than 2(d + 1) from the point.
-    margin = 2 * (dims + 1)
+    # The most significant digit is y alone, E_0 + E_1 - 2 E_2 = 6 cf_1: sorted vertices then lie
+    # in memory in about the order in which the rows of the image need them.
+    digits = np.eye(dims)
+    digits[0, 1] = 1
+    if dims > 2:
+        digits[0, 2] = -2
+    forms = digits @ elevation
+    positive, negative = forms.clip(min=0), forms.clip(max=0)
+    # Coordinates of corners and of their neighbours are less than 2(d + 1) from the point's.
+    margin = 2 * (dims + 1) * np.abs(digits).sum(axis=1)
     low = np.floor(positive @ bounds[:, 0] + negative @ bounds[:, 1]) - margin
     high = np.ceil(positive @ bounds[:, 1] + negative @ bounds[:, 0]) + margin
     spans = high - low + 1
@@ -53,8 +60,8 @@ def key_radix(
             "joins nothing."
         )
     sizes = [int(span) for span in spans]
-    radix = np.ones(dims + 1, np.int64)
+    strides = np.ones(dims, np.int64)
     for i in range(dims - 2, -1, -1):
-        radix[i] = radix[i + 1] * sizes[i + 1]
-    radix[dims] = -sum(int(low[i]) * int(radix[i]) for i in range(dims))
-    return radix
+        strides[i] = strides[i + 1] * sizes[i + 1]
+    offset = -sum(int(start) * int(stride) for start, stride in zip(low, strides, strict=True))
+    return np.array([*(strides @ digits.astype(np.int64)), offset], np.int64)

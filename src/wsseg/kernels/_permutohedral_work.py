@@ -34,8 +34,8 @@ class LatticeWork:
         local_rows = len(lattice.vertex_of_row)
         # Written by the splat; cleared there, band by band.
         self.local = np.empty(local_rows * self.stride, np.float32)
-        # Read by the slice; zero messages before the first blur.
-        self.messages = np.zeros(local_rows * self.stride, np.float32)
+        # Written by the last blur, read by the slice.
+        self.messages = np.empty(local_rows * self.stride, np.float32)
         rows = lattice.num_vertices + 1
         self.source = np.empty(rows * self.stride, np.float32)
         self.target = np.empty(rows * self.stride, np.float32)

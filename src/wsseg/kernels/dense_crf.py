@@ -123,7 +123,7 @@ def _mean_field(
         LatticeWork(lattices.gaussian, num_labels),
         LatticeWork(lattices.bilateral, num_labels),
     ]
-    stride, lanes = works[0].stride, works[0].lanes
+    stride = works[0].stride
     factors = [
         config.gauss_compat * lattices.gaussian.alpha,
         config.bilateral_compat * lattices.bilateral.alpha,
@@ -140,28 +140,28 @@ def _mean_field(
         )
         if any(num_nan):
             raise ValueError(f"unary has {sum(num_nan)} NaN values; expected energies.")
-        _update(works, lanes, rows, team, is_last=config.iterations == 0)
-        for iteration in range(config.iterations):
-            blur_all(works, factors, team)
-            _update(works, lanes, rows, team, is_last=iteration == config.iterations - 1)
+        for iteration in range(config.iterations + 1):
+            if iteration > 0:
+                blur_all(works, factors, team)
+            _update(works, rows, team, iteration == 0, iteration == config.iterations)
         result = np.empty_like(planes)
         team.run(passes.planes_from_rows, [(rows, stride, result, *span) for span in spans])
     return result.reshape(unary.shape)
 
 
 def _update(
-    works: list[LatticeWork], lanes: tuple[int, ...], rows: Floats, team: Team, *, is_last: bool
+    works: list[LatticeWork], rows: Floats, team: Team, is_first: bool, is_last: bool
 ) -> None:
     """Slice, softmax and splat all bands."""
-    stride = works[0].stride
+    lanes, stride = works[0].lanes, works[0].stride
     corners = tuple((0,) * (work.lattice.dims + 1) for work in works)
     tasks = []
-    for band in range(len(works[0].lattice.bands)):
-        sides = [(*work.side, *work.lattice.bands[band][2:]) for work in works]
-        start, stop = works[0].lattice.bands[band][:2]
+    for band, (start, stop, _, _) in enumerate(works[0].lattice.bands):
+        # Each lattice has its own local rows for the band.
+        gaussian, bilateral = ((*work.side, *work.lattice.bands[band][2:]) for work in works)
         scratch = np.empty(stride, np.float32)
-        tasks.append(
-            (lanes, corners, rows, start, stop, stride, is_last, scratch, sides[0], sides[1])
-        )
+        flags = (is_first, is_last)
+        pixels = (lanes, corners, rows, start, stop, stride)
+        tasks.append((*pixels, *flags, scratch, gaussian, bilateral))
     kernel = updates.update_band if stride == len(lanes) else updates.update_wide_band
     team.run(kernel, tasks)

@@ -131,6 +131,13 @@ class TagLocalizerConfig(LocalizerConfig):
     output_stride: Literal[32, 16, 8, 4] = Field(
         8, description="Pixels per feature cell; 4 for small objects, at four times the cost of 8."
     )
+    last_stage: int | None = Field(
+        None,
+        ge=0,
+        le=8,
+        description="Leave out the stages behind this one (3: end after layer3 of a ResNet). Far "
+        "cheaper at a small output stride, and each cell sees less of the image; null: all.",
+    )
     dilate: bool = Field(
         True,
         description="Dilate the layers behind a removed stride; false is IRN's way.",

@@ -22,6 +22,7 @@ def build_backbone(
     in_channels: int = 3,
     freeze_batchnorm: bool = False,
     stop_gradient_after_stage: int | None = None,
+    last_stage: int | None = None,
 ) -> Backbone:
     """Make a backbone.
 
@@ -33,6 +34,7 @@ def build_backbone(
         in_channels: 3, or 1 for grey images.
         freeze_batchnorm: Use running statistics always and train no batch normalisation.
         stop_gradient_after_stage: Train nothing up to the end of this stage; None: train all.
+        last_stage: Leave out the stages behind this one; None: keep all.
 
     Returns:
         The backbone in training mode.
@@ -44,6 +46,8 @@ def build_backbone(
     if output_stride not in STRIDES:
         raise RecipeError(f"Output stride {output_stride} is not offered; choose from {STRIDES}.")
     trunk = create_trunk(name, weights=weights, in_channels=in_channels)
+    if last_stage is not None:
+        _cut_after(trunk, name, last_stage)
     try:
         _stride_trunk(trunk, output_stride, dilate=dilate, in_channels=in_channels)
         backbone = Backbone(trunk, name, in_channels)
@@ -61,6 +65,25 @@ def build_backbone(
     if stop_gradient_after_stage is not None:
         backbone.freeze_through(stop_gradient_after_stage)
     return backbone.train()
+
+
+def _cut_after(trunk: Any, name: str, last_stage: int) -> None:
+    """Replace the stages behind one by nothing; stages are counted as in `Backbone`."""
+    from torch import nn
+
+    entries = list(getattr(trunk, "feature_info", None) or [])
+    levels = [entry["reduction"].bit_length() - 2 for entry in entries]
+    behind = [entry["module"] for entry, level in zip(entries, levels, strict=True)
+              if level > last_stage]  # fmt: skip
+    if layout_of(trunk) == "tokens" or last_stage not in levels:
+        known = ", ".join(map(str, sorted(set(levels)))) if levels else "none"
+        raise RecipeError(
+            f'"{name}" cannot end after stage {last_stage}; stages that it can end after: '
+            f"{'none' if layout_of(trunk) == 'tokens' else known}. Leave last_stage out."
+        )
+    for module in behind:
+        parent, _, child = module.rpartition(".")
+        setattr(trunk.get_submodule(parent), child, nn.Identity())
 
 
 def _stride_trunk(trunk: Any, wanted: int, *, dilate: bool, in_channels: int) -> None:

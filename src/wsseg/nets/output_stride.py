@@ -6,9 +6,9 @@ the "algorithme a trous" as used by Chen et al., "DeepLab: Semantic Image Segmen
 Convolutional Nets, Atrous Convolution, and Fully Connected CRFs", TPAMI 2018. No weight changes.
 
 timm offers this for some networks and for strides 8 and 16; here the layers are found by running
-the network once, so that it works for stride 4 and for networks that have no such option. Where
-timm has the option, the result is the same (tested). Average and blur pooling cannot be dilated;
-they lose their stride only, as in timm.
+the network once, so that it works for stride 4 and for networks that have no such option. For
+ResNet, ResNet-D, ConvNeXt, EfficientNet, NFNet and RegNet the result is timm's (tested). Average
+and blur pooling cannot be dilated; they lose their stride only, as in timm's ResNets.
 """
 
 from __future__ import annotations

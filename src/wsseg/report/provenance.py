@@ -191,7 +191,7 @@ def read_stage_runs(run_dir: Path) -> tuple[tuple[StageRun, ...], tuple[Failure,
         runs.append(
             StageRun(
                 name=name,
-                state=str(state.get("state") or ""),
+                state=str(state.get("progress") or ""),
                 seconds=_seconds(state, manifest),
                 finished=_finished(state),
                 num_done=len(manifest) - len(failed),
@@ -236,7 +236,7 @@ def _seconds(state: dict[str, Any], manifest: dict[str, dict[str, Any]]) -> floa
 
 def _finished(state: dict[str, Any]) -> float | None:
     time: Any = state.get("time")
-    return float(time) if state.get("state") == "done" and _is_number(time) else None
+    return float(time) if state.get("progress") == "done" and _is_number(time) else None
 
 
 def _is_number(value: Any) -> bool:

@@ -59,6 +59,7 @@ def cam(*, config: Cam = Cam(), num_classes: int, load_weights: bool = True) -> 
         in_channels=1 if config.grey else 3,
         freeze_batchnorm=config.freeze_batchnorm,
         stop_gradient_after_stage=config.stop_gradient_after_stage,
+        last_stage=config.last_stage,
     )
     return ClassMapNet(
         backbone,
