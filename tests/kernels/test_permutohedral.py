@@ -73,7 +73,7 @@ def test_threads_and_repetitions_give_the_same_bits(make_image):
     assert len(first.bands) > 1
     assert first.num_vertices * 4 > 1 << 18
     second = build_lattice(shape, 50.0, image, 5.0, threads=3)
-    for name in ("index", "weights", "neighbours", "vertex_of_row", "first_row"):
+    for name in ("index", "weights", "neighbours", "row_sources", "first_row"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
     np.testing.assert_array_equal(first.filter(values, threads=1), second.filter(values, threads=3))
 

@@ -132,15 +132,18 @@ def blur_rows(lanes, source, target, neighbours, stride, start, stop):
 
 
 @compiled
-def hand_back_rows(lanes, source, local, neighbours, vertex_of_row, factor, stride, start, stop):
-    """Blur along the last axis, multiply by a factor and write to local rows start..stop."""
+def hand_back_rows(lanes, source, local, sources, factor, stride, start, stop):
+    """Blur along the last axis, multiply by a factor and write to local rows start..stop.
+
+    ``sources`` (3, R) holds the vertex of each local row and its neighbours on that axis.
+    """
     width = len(lanes)
     half = np.float32(0.5)
     for r in range(start, stop):
-        v = vertex_of_row[r]
-        before = neighbours[0, v] * stride
-        after = neighbours[1, v] * stride
+        here = sources[0, r] * stride
+        before = sources[1, r] * stride
+        after = sources[2, r] * stride
         for c in range(0, stride, width):
             both = add(load(source, before + c, lanes), load(source, after + c, lanes))
-            row = load(source, v * stride + c, lanes)
-            store(local, r * stride + c, scale(factor, axpy(half, both, row)))
+            row = axpy(half, both, load(source, here + c, lanes))
+            store(local, r * stride + c, scale(factor, row))

@@ -31,7 +31,7 @@ class LatticeWork:
         self.lanes = lanes_for(num_labels)
         width = len(self.lanes)
         self.stride = -(-num_labels // width) * width
-        local_rows = len(lattice.vertex_of_row)
+        local_rows = lattice.num_rows
         # Written by the splat; cleared there, band by band.
         self.local = np.empty(local_rows * self.stride, np.float32)
         # Written by the last blur, read by the slice.
@@ -56,7 +56,7 @@ class LatticeWork:
     def step_size(self, step: int) -> int:
         """Count the rows that a pass writes."""
         is_last = step == self.num_steps - 1
-        return len(self.lattice.vertex_of_row) if is_last else self.lattice.num_vertices
+        return self.lattice.num_rows if is_last else self.lattice.num_vertices
 
     def run_step(self, step: int, factor: float, start: int, stop: int) -> None:
         """Run pass ``step`` on rows start..stop; the passes of a step may run at the same time."""
@@ -70,12 +70,8 @@ class LatticeWork:
             neighbours = lattice.neighbours[step - 1]
             passes.blur_rows(lanes, source, target, neighbours, stride, start, stop)
         else:
-            neighbours = lattice.neighbours[step - 1]
-            rows = lattice.vertex_of_row
-            scale = np.float32(factor)
-            passes.hand_back_rows(
-                lanes, source, self.messages, neighbours, rows, scale, stride, start, stop
-            )
+            sources, scale = lattice.row_sources, np.float32(factor)
+            passes.hand_back_rows(lanes, source, self.messages, sources, scale, stride, start, stop)
 
     def run_all(self, factor: float) -> None:
         """Run all passes in this thread."""

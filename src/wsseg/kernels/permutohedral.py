@@ -45,10 +45,10 @@ class Lattice:
         index: (N, d + 1) int32 local rows of each pixel's simplex.
         weights: (N, d + 1) float32 barycentric weights times 1 / sqrt(row sum of the kernel).
         bands: Pixel ranges (start, stop) with their ranges of local rows (first, last).
-        vertex_of_row: (R,) int32 vertex of each local row.
+        row_sources: (3, R) int32 vertex of each local row, and its neighbours on the last axis.
         rows_by_vertex: (R,) int32 local rows sorted by vertex.
         first_row: (M + 1,) int32 where each vertex starts in ``rows_by_vertex``.
-        neighbours: (d + 1, 2, M) int32 neighbours along each axis; M where there is none.
+        neighbours: (d, 2, M) int32 neighbours along all axes but the last; M where there is none.
     """
 
     shape: tuple[int, int]
@@ -56,7 +56,7 @@ class Lattice:
     index: Indices
     weights: Floats
     bands: tuple[tuple[int, int, int, int], ...]
-    vertex_of_row: Indices
+    row_sources: Indices
     rows_by_vertex: Indices
     first_row: Indices
     neighbours: Indices
@@ -67,6 +67,11 @@ class Lattice:
         return self.index.shape[1] - 1
 
     @property
+    def num_rows(self) -> int:
+        """R, the number of local rows: vertices, counted once in each band that has them."""
+        return self.row_sources.shape[1]
+
+    @property
     def alpha(self) -> float:
         """Factor of the slice, 1 / (1 + 2^-d) (Adams et al. 2010)."""
         return 1.0 / (1.0 + 2.0**-self.dims)
@@ -74,7 +79,7 @@ class Lattice:
     @property
     def nbytes(self) -> int:
         """Memory of all arrays in bytes."""
-        arrays = (self.index, self.weights, self.vertex_of_row, self.rows_by_vertex)
+        arrays = (self.index, self.weights, self.row_sources, self.rows_by_vertex)
         return sum(array.nbytes for array in (*arrays, self.first_row, self.neighbours))
 
     def filter(self, values: npt.ArrayLike, *, threads: int | None = None) -> Floats:
@@ -233,10 +238,10 @@ def _join(
         index=index,
         weights=weights,
         bands=bands,
-        vertex_of_row=vertex_of_row,
+        row_sources=np.concatenate([vertex_of_row[None], neighbours[-1][:, vertex_of_row]]),
         rows_by_vertex=order.astype(np.int32),
         first_row=first_row[: count + 1],
-        neighbours=neighbours,
+        neighbours=neighbours[:-1],
     )
     _normalise(lattice, team)
     return lattice
