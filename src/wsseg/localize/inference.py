@@ -144,7 +144,7 @@ def normalised(maps: NDArray[np.float32], rule: str) -> NDArray[np.float32]:
         >>> maps = np.array([[[0.0, 1.0, 4.0]]], np.float32)
         >>> normalised(maps, "max").round(2).tolist()
         [[[0.0, 0.25, 1.0]]]
-        >>> normalised(maps, "absolute").round(2).tolist()
+        >>> normalised(maps, "absolute").astype(float).round(2).tolist()
         [[[0.0, 0.46, 0.96]]]
     """
     if rule == "absolute":
