@@ -96,7 +96,7 @@ def label_free_threshold(
     otsu = otsu_threshold(statistics.histogram)
     notes: list[str] = []
     ok_floor = _ok_floor(statistics, ok_quantile, notes)
-    peak_floor, ceiling = _peak_bounds(statistics, min_found_frac, min_peak_frac)
+    peak_floor, ceiling = _peak_bounds(statistics, min_found_frac, min_peak_frac, notes)
     chosen = max(otsu, peak_floor, ok_floor or 0.0)
     if chosen > ceiling:
         chosen = ceiling
@@ -135,10 +135,21 @@ def _ok_floor(statistics: _MapStatistics, ok_quantile: float, notes: list[str]) 
 
 
 def _peak_bounds(
-    statistics: _MapStatistics, min_found_frac: float, min_peak_frac: float
+    statistics: _MapStatistics, min_found_frac: float, min_peak_frac: float, notes: list[str]
 ) -> tuple[float, float]:
-    """Give the lowest and the highest threshold that the peaks of the tagged classes allow."""
+    """Give the lowest and the highest threshold that the peaks of the tagged classes allow.
+
+    Maps without any evidence are not counted: no threshold can save a class that the localizer
+    does not see at all.
+    """
     maxima = np.asarray(statistics.class_maxima)
+    seen = maxima[maxima > 1 / _NUM_BINS]
+    if len(seen) < len(maxima):
+        notes.append(
+            f"{len(maxima) - len(seen)} of {len(maxima)} tagged classes have a map without any "
+            "evidence, which no threshold can change"
+        )
+    maxima = seen if len(seen) else maxima
     floor = min_peak_frac * float(np.median(maxima))
     level = float(np.quantile(maxima, 1 - min_found_frac, method="lower"))
     # A pixel must lie strictly above the background score to count; one step of 8-bit scores.
