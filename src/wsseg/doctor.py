@@ -37,7 +37,7 @@ class Facts:
 
     Args:
         packages: ``{package: version or "missing"}``.
-        machine: Python, processor, memory, device, precision.
+        machine: Python, system, processor, cores, device, precision.
         extras: ``{extra: missing packages}``.
         weights: Cached models with their sizes in megabytes.
         advice: What to do about what is missing.
@@ -112,21 +112,22 @@ def _version(package: str) -> str:
 def _machine() -> dict[str, str]:
     import torch
 
+    from wsseg.device import best_device, processor_name
     from wsseg.training.precision import choose_precision
 
+    device = best_device()
+    precision, reason = choose_precision(torch.device(device))
     facts = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor_name(),
         "cores": str(os.cpu_count()),
+        "device": device,
+        "precision of training": f"{precision} ({reason})",
     }
-    if torch.cuda.is_available():
+    if device == "cuda":
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         facts["device"] = f"cuda ({', '.join(names)})"
-    elif torch.backends.mps.is_available():
-        facts["device"] = "mps"
-    else:
-        facts["device"] = "cpu"
-    facts["precision of training"] = choose_precision("auto", facts["device"].split()[0])
     return facts
 
 
@@ -135,6 +136,10 @@ def _cached_weights() -> dict[str, float]:
     hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
     found = {}
     for folder in sorted(hub.glob("models--*")) if hub.is_dir() else []:
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        found[folder.name.removeprefix("models--").replace("--", "/")] = round(size / 1e6, 1)
+        # Snapshots are links to the one copy of each file.
+        files = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
+        size = sum(file.stat().st_size for file in files)
+        if size:
+            name = folder.name.removeprefix("models--").replace("--", "/")
+            found[name] = round(size / 1e6, 1)
     return found

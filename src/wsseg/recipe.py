@@ -6,19 +6,35 @@ Every key is checked; the resolved recipe is written to the run and can be fed b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
 
 from wsseg import registry
 from wsseg.config import Config, MethodConfig
-from wsseg.errors import RecipeError, did_you_mean, unknown_name
+from wsseg.errors import RecipeError, unknown_name
+from wsseg.explain import explain, suggest
+from wsseg.localize.config import TagLocalizerConfig
+from wsseg.overrides import apply_override
 from wsseg.pseudo.masks import PseudoMaskConfig
 from wsseg.segment.config import SegmenterConfig
+
+__all__ = [
+    "EvaluateConfig",
+    "Recipe",
+    "RefineConfig",
+    "Supervision",
+    "explain",
+    "load_recipe",
+    "shipped",
+    "shipped_text",
+    "to_yaml",
+    "validate",
+]
 
 Supervision = Literal["I", "I+S", "I+SAM", "I+CLIP", "boxes", "points", "scribbles", "masks"]
 
@@ -83,9 +99,9 @@ class Recipe(Config):
         None,
         ge=16,
         description="Images with a longer side (pixels) are shrunk to it when read; masks come "
-        "back at the original size. None reads them as they are.",
+        "back at the original size. null: read as they are.",
     )
-    localize: Annotated[SerializeAsAny[MethodConfig], BeforeValidator(_localizer)] = Field(
+    localize: Annotated[SerializeAsAny[TagLocalizerConfig], BeforeValidator(_localizer)] = Field(
         description="The localizer: weak labels to scores."
     )
     refine: RefineConfig = Field(RefineConfig(), description="Scores to scores.")
@@ -143,7 +159,7 @@ def load_recipe(source: str | Path | dict[str, Any], overrides: Sequence[str] = 
     content = source if isinstance(source, dict) else _read(source)
     content = _deep_copy(content)
     for text in overrides:
-        _apply(content, text)
+        apply_override(content, text)
     return validate(content)
 
 
@@ -189,168 +205,45 @@ def _deep_copy(value: Any) -> Any:
     return value
 
 
-def _apply(content: dict[str, Any], text: str) -> None:
-    """Set one dotted key; the key itself is checked by the validation afterwards."""
-    key, separator, raw = text.partition("=")
-    if not separator or not key.strip():
-        raise RecipeError(f'--set {text}: expected "key=value", such as segment.training.epochs=3.')
-    try:
-        value = yaml.safe_load(raw)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {text}: the value is not valid YAML: {error}") from error
-    if isinstance(value, str):
-        value = _scientific(value)
-    *path, last = key.strip().split(".")
-    node: Any = content
-    for depth, part in enumerate(path):
-        node = _child(node, part, ".".join(path[: depth + 1]), text)
-    if isinstance(node, list):
-        index = _index(node, last, key, text)
-        node[index] = value
-    elif isinstance(node, dict):
-        node[last] = value
-    else:
-        raise RecipeError(f'--set {text}: "{".".join(path)}" is {node!r}, it has no key "{last}".')
-
-
-def _scientific(value: str) -> Any:
-    """Read 1e-3 as a number, which YAML 1.1 takes for text."""
-    try:
-        return float(value)
-    except ValueError:
-        return value
-
-
-def _child(node: Any, part: str, key: str, text: str) -> Any:
-    if isinstance(node, list):
-        return node[_index(node, part, key, text)]
-    if isinstance(node, dict):
-        if node.get(part) is None:
-            node[part] = {}
-        elif isinstance(node[part], str):
-            node[part] = {"name": node[part]}
-        return node[part]
-    raise RecipeError(f'--set {text}: "{key}" leads through {node!r}, which has no keys.')
-
-
-def _index(node: list[Any], part: str, key: str, text: str) -> int:
-    if part.isdigit() and int(part) < len(node):
-        return int(part)
-    names = [item.get("name") if isinstance(item, dict) else item for item in node]
-    if part in names:
-        return names.index(part)
-    raise RecipeError(
-        f'--set {text}: "{part}" in "{key}" is neither an index from 0 to {len(node) - 1} nor one '
-        f"of {', '.join(map(str, names))}."
-    )
-
-
 def _explain_errors(error: ValidationError, content: dict[str, Any]) -> str:
     lines = [f'The recipe "{content.get("name", "custom")}" is not valid:']
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"] if part != "SerializeAsAny") or "recipe"
+    errors = error.errors()
+    for item in errors:
+        if any(_is_inside(other["loc"], item["loc"]) for other in errors):
+            continue  # pydantic counts wrong items of a list as missing, too
+        path = _path(item["loc"], content)
+        where = ".".join(path) or "recipe"
         text = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            text = f"unknown key.{_suggest(item['loc'])}"
-        elif item["type"] != "missing" and "input" in item and not isinstance(item["input"], dict):
+            text = f"unknown key.{suggest(path)}"
+        elif item["type"] not in ("missing", "value_error") and not isinstance(item["input"], dict):
             text = f"{text} (got {item['input']!r})"
+            if item["input"] in ("none", "None"):
+                text += "; write null for none"
         lines.append(f"  - {where}: {text}")
     lines.append("`wsseg recipes explain KEY` shows every field with its unit and range.")
     return "\n".join(lines)
 
 
-def _suggest(location: tuple[int | str, ...]) -> str:
-    names = [name.rsplit(".", 1)[-1] for name, _ in all_fields()]
-    return did_you_mean(str(location[-1]), names)
+def _is_inside(location: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
+    return len(location) > len(outer) and location[: len(outer)] == outer
 
 
-def all_fields() -> Iterator[tuple[str, Any]]:
-    """Walk over every field of every shipped method: ``(dotted key, pydantic field)``."""
-    yield from _fields("", Recipe)
-    groups: dict[registry.Group, str] = {
-        "localizers": "localize",
-        "refiners": "refine.steps",
-        "segmenters": "segment",
-    }
-    for group, prefix in groups.items():
-        for name in registry.table(group):
-            yield from _fields(f"{prefix}.{name}.", registry.config_class(group, name))
-
-
-def _fields(prefix: str, cls: type[BaseModel]) -> Iterator[tuple[str, Any]]:
-    for name, field in cls.model_fields.items():
-        yield prefix + name, field
-        for inner in _config_classes(field.annotation):
-            yield from _fields(f"{prefix}{name}.", inner)
-
-
-def _config_classes(annotation: Any) -> list[type[Config]]:
-    """Find the configuration classes inside an annotation such as ``A | B | None``."""
-    if isinstance(annotation, type):
-        is_leaf = issubclass(annotation, Config) and annotation not in _REGISTERED_BASES
-        return [annotation] if is_leaf else []
-    inner = getattr(annotation, "__args__", ())
-    return [cls for part in inner for cls in _config_classes(part)]
-
-
-_REGISTERED_BASES: tuple[type[Config], ...] = (MethodConfig, SegmenterConfig)
-
-
-def explain(key: str) -> list[tuple[str, str, str, str]]:
-    """Say what a key means, and every key below it.
-
-    Args:
-        key: A dotted key such as ``localize.cam.training`` or ``refine.steps.dense_crf``; also
-            without the method's name (``localize.training.epochs``). Empty for all.
-
-    Returns:
-        Rows of (dotted key, type, default, description).
-
-    Raises:
-        RecipeError: When no such key exists.
-    """
-    wanted = key.strip(".")
-    rows = []
-    for name, field in all_fields():
-        short = _without_method(name)
-        if not wanted or any(
-            full == wanted or full.startswith(wanted + ".") for full in (name, short)
-        ):
-            rows.append((name, _type_text(field), _default_text(field), field.description or ""))
-    if not rows:
-        keys = {name for name, _ in all_fields()} | {_without_method(n) for n, _ in all_fields()}
-        raise RecipeError(
-            f'No recipe key "{key}".{did_you_mean(wanted, keys)} `wsseg recipes explain` lists all.'
-        )
-    return rows
-
-
-def _without_method(name: str) -> str:
-    parts = name.split(".")
-    if parts[0] in ("localize", "segment") and len(parts) > 2:
-        return ".".join([parts[0], *parts[2:]])
-    return name
-
-
-def _type_text(field: Any) -> str:
-    annotation = field.annotation
-    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    text = text.replace("typing.", "").replace("NoneType", "None")
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    bounds = [
-        f"{sign} {getattr(item, name)}"
-        for item in field.metadata
-        for name, sign in signs.items()
-        if getattr(item, name, None) is not None
-    ]
-    return " ".join([text, *bounds])
-
-
-def _default_text(field: Any) -> str:
-    if field.is_required():
-        return "required"
-    default = field.get_default(call_default_factory=True)
-    return "" if isinstance(default, BaseModel) else repr(default)
+def _path(location: Sequence[int | str], content: Any) -> list[str]:
+    """Write an error's place as ``--set`` would: steps by name, without pydantic's own labels."""
+    path = []
+    for depth, part in enumerate(location):
+        if isinstance(content, dict):
+            if part not in content and depth < len(location) - 1:
+                continue  # the label of a choice, such as the name of a pooling
+            content = content.get(part)
+        elif isinstance(content, list) and isinstance(part, int):
+            content = content[part]
+            part = content.get("name", part) if isinstance(content, dict) else part
+        else:
+            continue  # the label of an alternative, such as the int of "int | Literal"
+        path.append(str(part))
+    return path
 
 
 def to_yaml(recipe: Recipe) -> str:

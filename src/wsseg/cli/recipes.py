@@ -54,15 +54,8 @@ def explain(
     """Print every field below a key with type, range, default and meaning."""
     from wsseg.recipe import explain as explain_key
 
-    rows = explain_key(key)
-    lines = []
-    for name, kind, default, description in rows:
-        shown = f" = {default}" if default else ""
-        lines.append(f"{name}: {kind}{shown}\n    {description}")
-    console.result(
-        "\n".join(lines),
-        [dict(zip(("key", "type", "default", "description"), row, strict=True)) for row in rows],
-    )
+    found = explain_key(key)
+    console.result("\n".join(info.text() for info in found), [info.as_dict() for info in found])
 
 
 @app.command()

@@ -125,11 +125,12 @@ def evaluate(
     if truth is None:
         _again("evaluate", predicted, None, force=True)
         return
+    from wsseg.data.labels import ClassList
     from wsseg.evaluate.folders import evaluate_folders
     from wsseg.evaluate.table import metrics_text
 
-    names = tuple(name.strip() for name in classes.split(",")) if classes else None
-    metrics = evaluate_folders(predicted, truth, classes=names)
+    names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
+    metrics = evaluate_folders(predicted, truth, ClassList(names) if names else None)
     console.result(metrics_text(metrics), metrics)
 
 

@@ -35,19 +35,19 @@ class AugmentConfig(Config):
     long_side_px: tuple[int, int] | None = Field(
         None,
         description="Resize so that the long side is a random length in [low, high], pixels; "
-        "none: see scale.",
+        "null: see scale.",
     )
     scale: tuple[float, float] | None = Field(
         (0.75, 1.5),
         description="Resize by a random factor in [low, high], relative to the source; "
-        "used where long_side_px is none; none: no resize.",
+        "used where long_side_px is null; null: no resize.",
     )
     crop_px: int | None = Field(
         448,
         ge=16,
         le=8192,
         description="Side of the random square crop, pixels; smaller images are placed at random "
-        "and padded; none: the whole image, so that batches need equal sizes.",
+        "and padded; null: the whole image, so that batches need equal sizes.",
     )
     hflip: float = Field(0.5, ge=0, le=1, description="Probability of mirroring left to right.")
     vflip: float = Field(0.0, ge=0, le=1, description="Probability of mirroring top to bottom.")

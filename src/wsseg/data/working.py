@@ -50,4 +50,5 @@ def read_working_image(path: Path, max_side_px: int | None) -> NDArray[np.uint8]
         return image
     import cv2
 
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return small.astype(np.uint8, copy=False)

@@ -19,7 +19,8 @@ from wsseg.localize.data import TagData
 from wsseg.rundir import StageDir
 
 if TYPE_CHECKING:
-    from torch import nn
+    from wsseg.localize.extract import Explainable
+    from wsseg.nets.cam_head import ClassMapNet
 
 VERSION = 1
 
@@ -74,7 +75,7 @@ def _note_left_out(dataset: Dataset, kept: list[Sample]) -> None:
 
 def train_localizer(
     dataset: Dataset, config: TagLocalizerConfig, stage: StageDir, context: RunContext
-) -> nn.Module:
+) -> ClassMapNet:
     """Train the localizer's network, or load it when it was trained already.
 
     Returns:
@@ -97,7 +98,7 @@ def train_localizer(
     )
     seed_everything(context.seed)
     method = registry.load("localizers", config.name)
-    net = method(config=config, num_classes=dataset.classes.num_classes)
+    net: ClassMapNet = method(config=config, num_classes=dataset.classes.num_classes)
     set_class_weights = getattr(net, "set_class_weights", None)
     if config.class_weights and set_class_weights is not None:
         set_class_weights(data.tags)
@@ -152,7 +153,7 @@ def check_trainable(samples: list[Sample], dataset: Dataset) -> None:
 
 def _localize_one(
     sample: Sample,
-    net: nn.Module,
+    net: Explainable,
     config: TagLocalizerConfig,
     stage: StageDir,
     context: RunContext,

@@ -47,10 +47,10 @@ class PseudoMaskConfig(Config):
         ge=0,
         le=1,
         description="With `band_high`: pixels whose strongest class score lies between the two, "
-        "ends included, are ignored. None for no band.",
+        "ends included, are ignored. null: no band.",
     )
     band_high: float | None = Field(
-        None, ge=0, le=1, description="Upper end of the ignored band; None for no band."
+        None, ge=0, le=1, description="Upper end of the ignored band; null: no band."
     )
     min_area_px: int = Field(
         0, ge=0, description="Connected components of fewer pixels are removed."

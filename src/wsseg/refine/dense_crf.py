@@ -46,7 +46,7 @@ class DenseCrf(CrfConfig, MethodConfig):
         gt=0,
         lt=1,
         description="How sure the strongest label of each pixel is, when only that label counts "
-        "(IRN: 0.7); none: the scores themselves count.",
+        "(IRN: 0.7); null: the scores themselves count.",
     )
     scale_factor: float = Field(
         1.0,

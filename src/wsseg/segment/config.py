@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -62,7 +62,7 @@ class PredictCrfConfig(Config):
 class PredictConfig(Config):
     """How masks of new images are predicted."""
 
-    scales: tuple[float, ...] = Field(
+    scales: tuple[Annotated[float, Field(gt=0, le=8)], ...] = Field(
         (1.0,),
         min_length=1,
         description="Image sizes, relative to the original, whose probabilities are averaged.",
@@ -72,7 +72,7 @@ class PredictConfig(Config):
         1024,
         ge=32,
         description="Images with a longer side are cut into square tiles of this many pixels; "
-        "none: never.",
+        "null: never.",
     )
     overlap_px: int = Field(
         128, ge=0, description="Least overlap of neighbouring tiles, pixels, blended smoothly."
@@ -83,7 +83,7 @@ class PredictConfig(Config):
         description="Number format of the network; auto: bfloat16 where the device has it.",
     )
     crf: PredictCrfConfig | None = Field(
-        None, description="Dense CRF on the result; none: not applied."
+        None, description="Dense CRF on the result; null: not applied."
     )
     restrict_to_tags: bool = Field(
         False,
@@ -92,8 +92,6 @@ class PredictConfig(Config):
 
     @model_validator(mode="after")
     def _values_fit(self) -> Self:
-        if any(not 0 < scale <= 8 for scale in self.scales):
-            raise ValueError(f"scales are {list(self.scales)}; each must be in (0, 8]")
         if self.tile_px is not None and self.overlap_px >= self.tile_px:
             raise ValueError(
                 f"overlap_px is {self.overlap_px}; it must be smaller than tile_px {self.tile_px}"

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,13 +34,14 @@ from wsseg.training.validation import Monitor, Validate, run_validation
 VERSION = 1
 """Raised when the same settings lead to other weights than before."""
 
+Net = TypeVar("Net", bound=nn.Module)
 OnEpoch = Callable[[dict[str, Any]], None]
 
 _EPOCH_STREAM = 4
 
 
 @dataclass(frozen=True)
-class FitResult:
+class FitResult(Generic[Net]):
     """What a training came to.
 
     Args:
@@ -55,7 +56,7 @@ class FitResult:
         was_done: Whether an earlier call had finished this very training.
     """
 
-    module: nn.Module
+    module: Net
     weights_path: Path
     kept: str
     epochs: int
@@ -67,7 +68,7 @@ class FitResult:
 
 
 def fit(
-    module: nn.Module,
+    module: Net,
     data: TrainingData,
     config: TrainingConfig,
     out_dir: Path,
@@ -78,7 +79,7 @@ def fit(
     monitor: str | None = None,
     on_epoch: OnEpoch | None = None,
     fingerprint: str = "",
-) -> FitResult:
+) -> FitResult[Net]:
     """Train a network, continue its training, or find it trained.
 
     Args:

@@ -48,7 +48,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         RecipeError: When float16 is asked for on a CPU.
     """
     if precision == "auto":
-        chosen, reason = _choose(device)
+        chosen, reason = choose_precision(device)
         console.once(f"precision: {chosen} ({reason})")
         return chosen
     if precision == "float16" and device.type == "cpu":
@@ -69,7 +69,15 @@ def accelerate_name(precision: str) -> str:
     return _ACCELERATE_NAMES[precision]
 
 
-def _choose(device: torch.device) -> tuple[str, str]:
+def choose_precision(device: torch.device) -> tuple[str, str]:
+    """Choose the number format in which a device trains fastest without loss.
+
+    Args:
+        device: Where the training runs.
+
+    Returns:
+        ``float32``, ``bfloat16`` or ``float16``, and the reason in words.
+    """
     if device.type == "cpu":
         if cpu_has_bfloat16():
             return "bfloat16", "the processor has bfloat16 instructions"

@@ -1,0 +1,237 @@
+"""What every key of a recipe means: type, range, default and meaning, read from the settings.
+
+Keys are written as ``--set`` takes them: ``localize.pooling.fraction`` and
+``refine.steps.dense_crf.iterations``. Where a key exists only with one method, or with one choice
+of a group such as the pooling, that choice is named beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from wsseg import registry
+from wsseg.errors import RecipeError, did_you_mean
+from wsseg.type_text import choice_name, config_classes, type_text, yaml_text
+
+GROUPS: dict[str, registry.Group] = {
+    "localize": "localizers",
+    "refine.steps": "refiners",
+    "segment": "segmenters",
+}
+"""The keys whose settings are those of registered methods."""
+
+REQUIRED = "required"
+
+
+@dataclass(frozen=True)
+class KeyInfo:
+    """What is known about one key.
+
+    Args:
+        key: The key as ``--set`` takes it.
+        only_with: Choice that the key exists with, such as ``localize.pooling.name=topk``, or
+            ``""``.
+        type: Type and range in words.
+        default: The default as YAML, `REQUIRED`, or ``""`` for a group of settings.
+        description: What it means, with its unit.
+        full_key: The key with the names of methods and choices in it.
+    """
+
+    key: str
+    only_with: str
+    type: str
+    default: str
+    description: str
+    full_key: str
+
+    def text(self) -> str:
+        """Say it for people, in two lines."""
+        default = f" = {self.default}" if self.default else ""
+        default = " (required)" if self.default == REQUIRED else default
+        only = f"  [with {self.only_with}]" if self.only_with else ""
+        return f"{self.key}: {self.type}{default}{only}\n    {self.description}"
+
+    def as_dict(self) -> dict[str, str]:
+        """Say it for machines."""
+        return {
+            "key": self.key,
+            "type": self.type,
+            "default": self.default,
+            "description": self.description,
+            "only_with": self.only_with,
+        }
+
+
+def explain(key: str = "") -> list[KeyInfo]:
+    """Say what a key means, and every key below it.
+
+    Args:
+        key: A dotted key such as ``localize.training`` or ``refine.steps.dense_crf``; names of
+            methods and choices may stand in it (``localize.cam.pooling.topk``). Empty for all.
+
+    Returns:
+        The key and those below it, in the order of the recipe.
+
+    Raises:
+        RecipeError: When no such key exists.
+
+    Example:
+        >>> explain("localize.training.epochs")[0].type
+        'integer (>= 1, <= 100000)'
+    """
+    wanted = [part for part in key.strip().split(".") if part]
+    found = [_merged(same) for same in _grouped() if any(_is_below(info, wanted) for info in same)]
+    if not found:
+        names = {name for info in all_keys() for name in (info.key, info.full_key)}
+        raise RecipeError(
+            f'No recipe key "{key}".{did_you_mean(key, names)} `wsseg recipes explain` lists all.'
+        )
+    return found
+
+
+def suggest(path: Sequence[str]) -> str:
+    """Say what was probably meant by a key that does not exist.
+
+    Args:
+        path: The parts of the key, from the top of the recipe.
+
+    Returns:
+        A sentence with a leading space, or ``""``: which choice the key exists with, a key beside
+        it that is written alike, or the key of the same name elsewhere in the same part.
+    """
+    *parent, last = path
+    infos = all_keys()
+    beside = {}
+    for info in infos:
+        head, _, name = info.key.rpartition(".")
+        if head == ".".join(parent):
+            beside[name] = info
+    if last in beside and beside[last].only_with:
+        return f" It exists only with {beside[last].only_with}."
+    near = did_you_mean(last, beside)
+    if near:
+        return near
+    part = [info.key for info in infos if parent and info.key.startswith(f"{parent[0]}.")]
+    same = [key for key in part if key.rpartition(".")[2] == last]
+    return f' Did you mean "{same[0]}"?' if same else ""
+
+
+def _is_below(info: KeyInfo, wanted: Sequence[str]) -> bool:
+    """Tell whether a key is the wanted one or below it; names of choices may be left out."""
+    key = info.key.split(".")
+    for part in info.full_key.split("."):
+        if not wanted:
+            break
+        is_choice = not key or part != key[0]
+        if part == wanted[0]:
+            wanted = wanted[1:]
+        elif not is_choice:
+            return False
+        if not is_choice:
+            key = key[1:]
+    return not wanted
+
+
+def all_keys() -> list[KeyInfo]:
+    """List every key of a recipe with every registered method.
+
+    Returns:
+        One entry per key and meaning: what several methods share is listed once.
+    """
+    return [_merged(same) for same in _grouped()]
+
+
+def _grouped() -> list[list[KeyInfo]]:
+    """Put the keys together that differ only in the method or choice that they belong to."""
+    from wsseg.recipe import Recipe
+
+    same: dict[KeyInfo, list[KeyInfo]] = {}
+    for info in _walk(Recipe, _Place()):
+        same.setdefault(replace(info, only_with="", full_key=""), []).append(info)
+    return list(same.values())
+
+
+def _merged(same: Sequence[KeyInfo]) -> KeyInfo:
+    """Name the choices that a key exists with, unless it exists with every method of its group."""
+    choices = list(dict.fromkeys(info.only_with for info in same))
+    group = same[0].key.partition(".")[0]
+    if group in GROUPS and choices == [f"{group}.name={name}" for name in _method_names(group)]:
+        choices = []
+    return replace(same[0], only_with=" or ".join(choices))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in the recipe a group of settings stands."""
+
+    key: str = ""
+    full_key: str = ""
+    only_with: str = ""
+
+
+def _walk(cls: type[BaseModel], place: _Place) -> Iterator[KeyInfo]:
+    # The name comes first: it says what the keys behind it belong to.
+    for name, field in sorted(cls.model_fields.items(), key=lambda item: item[0] != "name"):
+        key = f"{place.key}{name}"
+        full_key = f"{place.full_key}{name}"
+        type_words = _field_type(field, key)
+        default = _default_text(field)
+        is_label = default == type_words
+        yield KeyInfo(
+            key,
+            "" if is_label else place.only_with,
+            type_words,
+            "" if is_label else default,
+            field.description or "",
+            full_key,
+        )
+        for inner, inner_place in _inner(field, key, full_key, place.only_with):
+            yield from _walk(inner, inner_place)
+
+
+def _inner(
+    field: FieldInfo, key: str, full_key: str, only_with: str
+) -> Iterator[tuple[type[BaseModel], _Place]]:
+    """Find the groups of settings inside a field: those of methods, of choices, or just one."""
+    if key in GROUPS:
+        for name in _method_names(key):
+            method = registry.config_class(GROUPS[key], name)
+            # Steps are addressed by their name, the one localizer and segmenter are not.
+            inner_key = f"{key}.{name}." if key == "refine.steps" else f"{key}."
+            only = "" if key == "refine.steps" else f"{key}.name={name}"
+            yield method, _Place(inner_key, f"{full_key}.{name}.", only)
+        return
+    classes = config_classes(field.annotation)
+    for cls in classes:
+        if len(classes) == 1:
+            yield cls, _Place(f"{key}.", f"{full_key}.", only_with)
+        else:
+            choice = choice_name(cls)
+            yield cls, _Place(f"{key}.", f"{full_key}.{choice}.", f"{key}.name={choice}")
+
+
+def _method_names(key: str) -> list[str]:
+    return list(registry.table(GROUPS[key]))
+
+
+def _field_type(field: FieldInfo, key: str) -> str:
+    if key not in GROUPS:
+        return type_text(field.annotation, field.metadata)
+    text = f"settings by name: {', '.join(_method_names(key))}"
+    if key == "refine.steps":
+        return f"list of {text}"
+    return text if field.is_required() else f"{text}; or null"
+
+
+def _default_text(field: FieldInfo) -> str:
+    """Write a default as a recipe does."""
+    if field.is_required():
+        return REQUIRED
+    default = field.get_default(call_default_factory=True)
+    if isinstance(default, BaseModel):
+        return f"name: {name}" if (name := getattr(default, "name", "")) else ""
+    return yaml_text(default)
