@@ -87,6 +87,15 @@ def test_a_line_torn_inside_a_character_is_left_out(tmp_path: Path) -> None:
 def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
     keep = tmp_path / "sub" / "a.png"
     write_text(keep, "x")
-    (tmp_path / "sub" / ".tmp-0123.png").write_text("half")
+    (tmp_path / "sub" / ".tmp-0123456789ab.png").write_text("half")
+    (tmp_path / ".tmp-0123456789ab").write_text("half")
+    remove_temporaries(tmp_path, below=False)
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == [".tmp-0123456789ab.png", "a.png"]
     remove_temporaries(tmp_path)
     assert [path.name for path in keep.parent.iterdir()] == ["a.png"]
+
+
+def test_a_users_file_is_never_taken_for_a_leftover(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-notes.txt").write_text("mine")
+    remove_temporaries(tmp_path)
+    assert (tmp_path / ".tmp-notes.txt").read_text() == "mine"

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Any
 from wsseg.errors import OutputError
 
 _TEMPORARY_PREFIX = ".tmp-"
+# Exactly what `atomic_path` writes, so that no file of the user is ever taken for one.
+_TEMPORARY_NAME = r"\.tmp-[0-9a-f]{12}(\..*)?"
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -157,8 +160,20 @@ def read_jsonl(path: Path) -> list[Any]:
     return records
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Remove what killed writers left behind below ``folder``."""
-    for leftover in folder.rglob(f"{_TEMPORARY_PREFIX}*"):
+def is_temporary(path: Path) -> bool:
+    """Tell whether a file is an unfinished one, by its name."""
+    return re.fullmatch(_TEMPORARY_NAME, path.name) is not None
+
+
+def remove_temporaries(folder: Path, *, below: bool = True) -> None:
+    """Remove what killed writers left behind in ``folder``.
+
+    Args:
+        folder: May be missing.
+        below: Whether to look into its sub-folders too.
+    """
+    find = folder.rglob if below else folder.glob
+    for leftover in find(f"{_TEMPORARY_PREFIX}*"):
         with contextlib.suppress(OSError):
-            leftover.unlink()
+            if is_temporary(leftover):
+                leftover.unlink()

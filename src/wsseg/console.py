@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from wsseg.processes import is_main_process
+
 logger = logging.getLogger("wsseg")
 
 _PLAIN_INTERVAL_S = 10.0
@@ -44,6 +46,9 @@ def configure(*, json_output: bool = False, quiet: bool = False, debug: bool = F
     logger.handlers[:] = [handler]
     logger.propagate = False
     level = logging.WARNING if quiet or json_output else logging.INFO
+    if not is_main_process():
+        # What the first process says once, the others need not repeat.
+        level = logging.CRITICAL
     logger.setLevel(logging.DEBUG if debug else level)
 
 
@@ -83,12 +88,14 @@ def once(message: str) -> None:
 
 
 def result(text: str, data: Any = None) -> None:
-    """Print a result on stdout.
+    """Print a result on stdout, in the first process only.
 
     Args:
         text: For people.
         data: For machines, printed as JSON instead of ``text`` under ``--json``.
     """
+    if not is_main_process():
+        return
     if is_json():
         if data is not None:
             sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
@@ -109,7 +116,7 @@ def progress(total: int | None, title: str, *, done: int = 0) -> Iterator[Progre
     Yields:
         The object to report to.
     """
-    if _state["json"] or _state["quiet"]:
+    if _state["json"] or _state["quiet"] or not is_main_process():
         yield _Silent()
     elif sys.stderr.isatty():
         with _rich_progress(total, title, done) as shown:

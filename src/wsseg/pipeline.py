@@ -6,6 +6,8 @@ weak labels -> localize -> refine -> pseudo masks -> segment -> predict -> evalu
 from __future__ import annotations
 
 import dataclasses
+import json
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsseg import console
-from wsseg.atomic import write_json, write_text
+from wsseg.atomic import remove_temporaries, write_json, write_text
 from wsseg.context import RunContext
 from wsseg.data.dataset import Dataset
-from wsseg.errors import DataError, OutputError, RecipeError, unknown_name
+from wsseg.errors import RecipeError, unknown_name
+from wsseg.finished import Finished
+from wsseg.intake import open_data, readable, refuse_foreign, with_sound_masks
+from wsseg.processes import from_main_process
 from wsseg.recipe import Recipe, load_recipe, to_yaml
 from wsseg.rundir import RunDir, StageDir, fingerprint
 
@@ -25,50 +30,8 @@ if TYPE_CHECKING:
 
 BACKGROUND_RULES = ("background_constant", "background_cue", "background_power", "threshold")
 MACHINE_FILE = "machine.json"
+SETTINGS_FILE = "settings.json"
 STAGES = ("localize", "refine", "pseudo", "segment", "evaluate", "report")
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What a run ended with.
-
-    Args:
-        run: The run's folder.
-        metrics: Content of ``metrics.json``, or an empty dictionary.
-        failures: ``{image id: reason}`` of the images that could not be done.
-    """
-
-    run: RunDir
-    metrics: dict[str, Any]
-    failures: dict[str, str]
-
-    def text(self) -> str:
-        """Say what came out, where it lies, and what to try next."""
-        from wsseg.evaluate.table import stages_text
-
-        lines = []
-        if self.metrics.get("stages"):
-            lines.append(stages_text(self.metrics))
-        if self.failures:
-            lines.append(f"{len(self.failures)} images failed; the reasons:")
-            lines += [f"  - {reason}" for reason in list(self.failures.values())[:20]]
-        lines.append(f"Masks:  {self.run.path / 'masks'}")
-        if (self.run.path / "segment").is_dir():
-            lines.append(f"Model:  {self.run.path / 'segment' / 'model'}")
-        if self.run.report_path.exists():
-            lines.append(f"Report: {self.run.report_path}")
-        lines.append(f"Next:   wsseg predict {self.run.path} NEW_IMAGES")
-        return "\n".join(lines)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Say the same for machines."""
-        return {
-            "run": str(self.run.path),
-            "masks": str(self.run.path / "masks"),
-            "report": str(self.run.report_path),
-            "metrics": self.metrics,
-            "failures": self.failures,
-        }
 
 
 @dataclass(frozen=True)
@@ -76,15 +39,29 @@ class Plan:
     """The stages of one run with their folders and fingerprints."""
 
     images: StageDir
+    ground_truth: StageDir
     localize: StageDir
     refine: tuple[StageDir, ...]
     pseudo: StageDir
     segment: StageDir
     predict: StageDir
+    evaluate: StageDir
+
+    def of(self, name: str) -> tuple[StageDir, ...]:
+        """The folders of one of `STAGES`; the report has none."""
+        folders = {
+            "localize": (self.localize,),
+            "refine": self.refine,
+            "pseudo": (self.pseudo,),
+            "segment": (self.segment, self.predict),
+            "evaluate": (self.evaluate,),
+        }
+        return folders.get(name, ())
 
     def all(self) -> tuple[StageDir, ...]:
         """All stages in order."""
-        return (self.images, self.localize, *self.refine, self.pseudo, self.segment, self.predict)
+        named = (folder for name in STAGES for folder in self.of(name))
+        return (self.images, self.ground_truth, *named)
 
 
 def run(
@@ -95,6 +72,8 @@ def run(
     out: Path | str | None = None,
     use_masks: bool = False,
     strict: bool = False,
+    classes: Sequence[str] | None = None,
+    format: str | None = None,  # noqa: A002 - the word the command line uses
 ) -> Finished:
     """Turn weak labels into pseudo masks, a segmenter, numbers and a report.
 
@@ -107,6 +86,8 @@ def run(
         out: Folder of the run; ``runs/DATA-RECIPE`` when None.
         use_masks: Let ground-truth masks tune thresholds and choose checkpoints.
         strict: Stop at any error in the data, instead of leaving those images out.
+        classes: Class names in the order of their ids, where the folder does not fix them.
+        format: Name of the data's format, where several fit.
 
     Returns:
         The run's folder, numbers and failed images.
@@ -117,16 +98,30 @@ def run(
         OutputError: When results cannot be written.
         MissingWeightsError: When pre-trained weights are not at hand.
     """
-    dataset = data if isinstance(data, Dataset) else _open(Path(data), use_masks, strict)
+    problems: dict[str, str] = {}
+    if isinstance(data, Dataset):
+        dataset = data
+    else:
+        dataset, problems = open_data(
+            Path(data), use_masks=use_masks, strict=strict, classes=classes, format=format
+        )
     chosen = _choose(recipe, overrides, dataset)
     folder = RunDir(Path(out) if out else Path("runs") / f"{_name(dataset)}-{chosen.name}")
     with folder.locked():
-        _refuse_foreign(folder, dataset)
-        write_text(folder.recipe_path, _provenance() + to_yaml(chosen))
-        dataset.to_jsonl(folder.samples_path)
-        write_json(folder.path / "settings.json", {"use_masks": use_masks})
-        write_json(folder.path / MACHINE_FILE, machine_facts(dataset))
-        return _run_stages(folder, dataset, chosen, use_masks, STAGES)
+        from_main_process(lambda: _write_head(folder, dataset, chosen, use_masks))
+        finished = _run_stages(folder, dataset, chosen, use_masks, STAGES)
+    return dataclasses.replace(finished, failures=problems | finished.failures)
+
+
+def _write_head(folder: RunDir, dataset: Dataset, recipe: Recipe, use_masks: bool) -> None:
+    """Write what the run is, before any of its results."""
+    refuse_foreign(folder, dataset)
+    for leftover in (folder.path, folder.path / "export"):
+        remove_temporaries(leftover, below=False)
+    write_text(folder.recipe_path, _provenance() + to_yaml(recipe))
+    dataset.to_jsonl(folder.samples_path)
+    write_json(folder.path / SETTINGS_FILE, {"use_masks": use_masks})
+    write_json(folder.path / MACHINE_FILE, machine_facts(dataset))
 
 
 def again(
@@ -147,41 +142,35 @@ def again(
         RecipeError: When the folder is not a run, or the stage or an override is wrong.
         DataError: When a stage before it has not run.
     """
-    import json
-    import shutil
-
     if stage not in STAGES:
         raise RecipeError(unknown_name("stage", stage, STAGES))
-    folder = open_run(run_folder)
+    folder = RunDir(run_folder).require()
     recipe = load_recipe(folder.recipe_path, overrides)
     dataset = Dataset.from_jsonl(folder.samples_path)
-    settings_path = folder.path / "settings.json"
-    use_masks = bool(
-        settings_path.exists() and json.loads(settings_path.read_text()).get("use_masks")
-    )
+    use_masks = _may_use_masks(folder)
     with folder.locked():
-        write_text(folder.recipe_path, _provenance() + to_yaml(recipe))
-        if force and stage in ("localize", "refine", "pseudo", "segment"):
-            name = "masks" if stage == "pseudo" else stage
-            shutil.rmtree(folder.path / name, ignore_errors=True)
-        upto = STAGES[: STAGES.index(stage) + 1]
-        wanted = upto if stage != "report" else (*upto[:-2], "report")
+        head = _provenance() + to_yaml(recipe)
+        from_main_process(lambda: write_text(folder.recipe_path, head))
+        if force:
+            stages = plan(folder, dataset, recipe, use_masks)
+            from_main_process(lambda: _invalidate(stages, stage))
+        wanted = STAGES[: STAGES.index(stage) + 1]
         return _run_stages(folder, dataset, recipe, use_masks, wanted)
 
 
-def open_run(path: Path) -> RunDir:
-    """Open a run's folder.
+def _may_use_masks(folder: RunDir) -> bool:
+    try:
+        settings = json.loads((folder.path / SETTINGS_FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(settings, dict) and settings.get("use_masks") is True
 
-    Raises:
-        RecipeError: When the folder is not a run.
-    """
-    folder = RunDir(path)
-    if not folder.recipe_path.is_file() or not folder.samples_path.is_file():
-        raise RecipeError(
-            f"{path} is not the folder of a run: it has no recipe.yaml and samples.jsonl. "
-            "`wsseg run DATA` makes one."
-        )
-    return folder
+
+def _invalidate(stages: Plan, first: str) -> None:
+    """Let a stage be done again from nothing, and so the stages that build on it."""
+    for name in STAGES[STAGES.index(first) :]:
+        for stage in stages.of(name):
+            stage.invalidate()
 
 
 def plan(folder: RunDir, dataset: Dataset, recipe: Recipe, use_masks: bool) -> Plan:
@@ -196,6 +185,7 @@ def plan(folder: RunDir, dataset: Dataset, recipe: Recipe, use_masks: bool) -> P
     Returns:
         The stages; a stage is done again when its fingerprint changes.
     """
+    from wsseg.evaluate import stage as evaluate_stage
     from wsseg.localize import stage as localize_stage
     from wsseg.pseudo import stage as pseudo_stage
     from wsseg.refine import stage as refine_stage
@@ -218,93 +208,110 @@ def plan(folder: RunDir, dataset: Dataset, recipe: Recipe, use_masks: bool) -> P
     pseudo = folder.stage("masks", mark)
     segmenter = recipe.segment.model_dump(mode="json") if recipe.segment else None
     mark = fingerprint("segment", segment_stage.VERSION, mark, segmenter, shared, tuning)
+    scored = dataset.fingerprint(masks=True)
+    measures = recipe.evaluate.model_dump(mode="json")
     return Plan(
-        folder.stage("images", fingerprint("images", labels)),
-        localize,
-        tuple(steps),
-        pseudo,
-        folder.stage("segment", mark),
-        folder.stage("predictions", fingerprint("predict", mark)),
+        images=folder.stage("images", fingerprint("images", labels)),
+        ground_truth=folder.stage("ground_truth", fingerprint("ground truth", scored)),
+        localize=localize,
+        refine=tuple(steps),
+        pseudo=pseudo,
+        segment=folder.stage("segment", mark),
+        predict=folder.stage("predictions", fingerprint("predict", mark)),
+        evaluate=folder.stage(
+            "evaluate", fingerprint("evaluate", evaluate_stage.VERSION, mark, scored, measures)
+        ),
     )
 
 
 def _run_stages(
     folder: RunDir, dataset: Dataset, recipe: Recipe, use_masks: bool, wanted: Sequence[str]
 ) -> Finished:
-    from wsseg.evaluate.stage import evaluate
-    from wsseg.localize.stage import localize
-    from wsseg.pseudo.stage import pseudo
-    from wsseg.refine.stage import refine_step
-    from wsseg.report.render import build_report
-    from wsseg.segment.stage import predict, segment
-
+    """Do the wanted stages in order; what is up to date is not done again."""
+    started = time.perf_counter()
     context = RunContext(
         recipe.seed, recipe.max_side_px, use_masks, recipe.name, recipe.supervision
     )
     stages = plan(folder, dataset, recipe, use_masks)
-    started = time.perf_counter()
+    usable = with_sound_masks(readable(dataset, stages.images), stages.ground_truth)
+    _train_and_map(usable, recipe, stages, context, wanted)
     metrics: dict[str, Any] = {}
-    dataset = readable(dataset, stages.images)
+    if "evaluate" in wanted:
+        from wsseg.evaluate.stage import evaluate
+
+        inputs = _evaluate_inputs(recipe, stages)
+        metrics = from_main_process(
+            lambda: evaluate(usable, inputs, stages.evaluate, folder.metrics_path)
+        )
+    if "report" in wanted:
+        from wsseg.report.render import build_report
+
+        from_main_process(lambda: str(build_report(folder.path)))
+    console.info(f"done in {time.perf_counter() - started:.0f} s")
+    return Finished(
+        folder, metrics, _failures(stages), _next_command(folder, dataset, recipe, stages)
+    )
+
+
+def _train_and_map(
+    dataset: Dataset, recipe: Recipe, stages: Plan, context: RunContext, wanted: Sequence[str]
+) -> None:
+    """Do the stages that make something: maps, refined maps, masks, a segmenter, its masks."""
+    from wsseg.localize.stage import localize
+    from wsseg.pseudo.stage import pseudo
+    from wsseg.refine.stage import refine_step
+    from wsseg.segment.stage import predict, segment
+
     if "localize" in wanted:
         localize(dataset, recipe.localize, stages.localize, context)
     before = stages.localize
+    if "refine" in wanted:
+        from_main_process(lambda: _remove_other_steps(stages))
     for step, stage in zip(recipe.refine.steps, stages.refine, strict=True):
         if "refine" in wanted:
             refine_step(dataset, step, before, stage, context)
         before = stage
     if "pseudo" in wanted:
-        pseudo(dataset, recipe.pseudo, before, stages.pseudo)
-    if "segment" in wanted and recipe.segment is not None:
-        segment(dataset, recipe.segment, stages.pseudo, stages.segment, context)
-        predict(dataset, stages.segment, stages.predict)
-    if "evaluate" in wanted:
-        inputs = _evaluate_inputs(recipe, stages)
-        metrics = evaluate(dataset, inputs, folder.metrics_path)
-    if "report" in wanted:
-        build_report(folder.path)
-    console.info(f"done in {time.perf_counter() - started:.0f} s")
-    failures = {key: why for stage in stages.all() for key, why in stage.failures().items()}
-    return Finished(folder, metrics, failures)
-
-
-def readable(dataset: Dataset, stage: StageDir) -> Dataset:
-    """Decode every image once, so that a corrupt one is named now and not in mid-training.
-
-    Args:
-        dataset: The data set.
-        stage: Where the outcome is kept; images found sound before are not read again.
-
-    Returns:
-        The data set without the images that cannot be read.
-
-    Raises:
-        DataError: When no image can be read.
-    """
-    from wsseg.data.image_io import read_image
-
-    if not stage.begin():
-        stage.for_each(
-            dataset.samples,
-            lambda sample: {"size": list(read_image(sample.image_path).shape[:2])},
-            title="check images",
-        )
-        stage.finish(seconds=stage.seconds())
-    kept = stage.usable(dataset.samples)
-    if not kept:
-        raise DataError("No image can be read:", list(stage.failures().values()))
-    return dataclasses.replace(dataset, samples=tuple(kept))
-
-
-def _refuse_foreign(folder: RunDir, dataset: Dataset) -> None:
-    """Keep a run's results from being replaced by those of other data by mistake."""
-    if not folder.samples_path.exists():
+        from_main_process(lambda: pseudo(dataset, recipe.pseudo, before, stages.pseudo))
+    if "segment" not in wanted:
         return
-    before = Dataset.from_jsonl(folder.samples_path).root.resolve()
-    if before != dataset.root.resolve():
-        raise OutputError(
-            f"{folder.path} holds a run on other data ({before}). Choose another folder with "
-            "--out, or remove this one."
-        )
+    if recipe.segment is not None:
+        segment(dataset, recipe.segment, stages.pseudo, stages.segment, context)
+        from_main_process(lambda: predict(dataset, stages.segment, stages.predict))
+    else:
+        from_main_process(stages.segment.remove)
+        from_main_process(stages.predict.remove)
+
+
+def _remove_other_steps(stages: Plan) -> None:
+    """Remove refine steps of an earlier recipe, which the report would show as part of this one."""
+    wanted = {stage.path for stage in stages.refine}
+    parent = stages.localize.path.parent / "refine"
+    for path in sorted(parent.iterdir()) if parent.is_dir() else ():
+        if path.is_dir() and path not in wanted:
+            StageDir(path, "").remove()
+
+
+def _failures(stages: Plan) -> dict[str, str]:
+    return {
+        image_id: reason
+        for stage in stages.all()
+        if stage.is_current
+        for image_id, reason in stage.failures().items()
+    }
+
+
+def _next_command(folder: RunDir, dataset: Dataset, recipe: Recipe, stages: Plan) -> str:
+    """Tell what to type next: the rest of the job where stages are out of date, else its use."""
+    made = ("localize", "refine", "pseudo", *(("segment",) if recipe.segment else ()), "evaluate")
+    if all(stage.is_done for name in made for stage in stages.of(name)):
+        if recipe.segment is None:
+            return f"wsseg export {shlex.quote(str(folder.path))} --to coco"
+        return f"wsseg predict {shlex.quote(str(folder.path))} NEW_IMAGES"
+    parts = ["wsseg", "run", dataset.root, "--recipe", folder.recipe_path, "--out", folder.path]
+    if _may_use_masks(folder):
+        parts.append("--use-masks")
+    return shlex.join(str(part) for part in parts)
 
 
 def machine_facts(dataset: Dataset) -> dict[str, str]:
@@ -349,15 +356,6 @@ def _evaluate_inputs(recipe: Recipe, stages: Plan) -> EvaluateInputs:
         if recipe.evaluate.boundary
         else None,
     )
-
-
-def _open(path: Path, use_masks: bool, strict: bool) -> Dataset:
-    from wsseg.data.discover import open_dataset
-
-    dataset = open_dataset(path, use_masks=use_masks, strict=strict)
-    for note in dataset.notes:
-        console.info(note)
-    return dataset
 
 
 def _choose(

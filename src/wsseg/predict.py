@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from wsseg import console
+from wsseg.atomic import remove_temporaries
 from wsseg.data.dataset import Sample
 from wsseg.data.image_io import IMAGE_SUFFIXES, read_image, read_mask, write_mask
 from wsseg.data.listing import list_images
 from wsseg.data.problems import Problems
-from wsseg.errors import DataError
+from wsseg.errors import MAX_PROBLEMS_SHOWN, DataError
 from wsseg.rundir import RunDir, StageDir, fingerprint
 from wsseg.segment.predict import Predictor
 
@@ -38,8 +39,11 @@ class Predicted:
         lines = [f"{self.num_images} masks in {self.masks}"]
         lines += [f"Also: {path}" for path in self.written]
         if self.failures:
-            lines.append(f"{len(self.failures)} images failed:")
-            lines += [f"  - {reason}" for reason in list(self.failures.values())[:20]]
+            lines.append(f"{len(self.failures)} failed:")
+            lines += [f"  - {why}" for why in list(self.failures.values())[:MAX_PROBLEMS_SHOWN]]
+            hidden = len(self.failures) - MAX_PROBLEMS_SHOWN
+            if hidden > 0:
+                lines.append(f"  ... and {hidden} more")
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -72,22 +76,31 @@ def predict_folder(
         MissingWeightsError: When there is no model, or it does not load.
         OutputError: When results cannot be written.
     """
-    samples = find_samples(images)
+    samples, problems = find_samples(images)
     predictor = Predictor.load(model)
     folder = RunDir(out)
     mark = fingerprint("predict", str(model.resolve()), _state_of(model))
     stage = folder.stage("masks", mark)
     with folder.locked():
         stage.begin()
+        remove_temporaries(out, below=False)
+        remove_temporaries(out / "overlays")
 
-        def work(sample: Sample) -> None:
+        def work(sample: Sample) -> dict[str, Any]:
+            source = _source(sample)
             image = read_image(sample.image_path)
             mask = predictor.predict(image).mask
             if overlay:
-                _write_overlay(out / "overlays" / f"{sample.id}.jpg", image, mask, predictor)
+                _write_overlay(_overlay_path(out, sample), image, mask, predictor)
             write_mask(stage.path / f"{sample.id}.png", mask)
+            return {"source": source}
 
-        stage.for_each(samples, work, title="predict")
+        def is_still_good(sample: Sample, line: dict[str, Any]) -> bool:
+            """Another folder may hold another image of the same name."""
+            has_overlay = not overlay or _overlay_path(out, sample).is_file()
+            return line.get("source") == _source(sample) and has_overlay
+
+        stage.for_each(samples, work, title="predict", is_still_good=is_still_good)
         stage.finish()
         done = stage.usable(samples)
         written = [out / "overlays"] if overlay and done else []
@@ -95,17 +108,31 @@ def predict_folder(
             written.append(_write_coco(out / "coco.json", done, stage, predictor))
     wanted = {sample.id for sample in samples}
     failures = {key: why for key, why in stage.failures().items() if key in wanted}
-    return Predicted(stage.path, len(done), failures, tuple(written))
+    return Predicted(stage.path, len(done), problems | failures, tuple(written))
 
 
-def find_samples(images: Path) -> list[Sample]:
+def _source(sample: Sample) -> list[Any]:
+    """Tell which image a mask belongs to: path, bytes and time of change."""
+    path = sample.image_path.resolve()
+    state = path.stat() if path.exists() else None
+    return [str(path), state and state.st_size, state and state.st_mtime_ns]
+
+
+def _overlay_path(out: Path, sample: Sample) -> Path:
+    return out / "overlays" / f"{sample.id}.jpg"
+
+
+def find_samples(images: Path) -> tuple[list[Sample], dict[str, str]]:
     """List an image, or all images below a folder.
+
+    Returns:
+        The images; and the files that cannot be used: ``{file: what and remedy}``.
 
     Raises:
         DataError: When there is none.
     """
     if images.is_file():
-        return [Sample(id=images.stem, image_path=images)]
+        return [Sample(id=images.stem, image_path=images)], {}
     if not images.is_dir():
         raise DataError(f"{images} does not exist. Give an image or a folder of images.")
     problems = Problems()
@@ -115,7 +142,8 @@ def find_samples(images: Path) -> list[Sample]:
     if not found:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"{images} holds no image ({suffixes}). Give another folder.")
-    return [Sample(id=image_id, image_path=path) for image_id, path in found.items()]
+    samples = [Sample(id=image_id, image_path=path) for image_id, path in found.items()]
+    return samples, {problem.file: str(problem) for problem in problems.errors}
 
 
 def _state_of(model: Path) -> list[int]:

@@ -14,13 +14,21 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from wsseg import console
-from wsseg.atomic import append_jsonl, output_error, read_jsonl, remove_temporaries, write_json
-from wsseg.errors import DataError, OutputError
+from wsseg.atomic import (
+    append_jsonl,
+    is_temporary,
+    output_error,
+    read_jsonl,
+    remove_temporaries,
+    write_json,
+)
+from wsseg.errors import DataError, OutputError, RecipeError
+from wsseg.processes import from_main_process
 
 STAGE_FILE = "stage.json"
 MANIFEST_FILE = "manifest.jsonl"
@@ -78,21 +86,25 @@ class StageDir:
         Raises:
             OutputError: When the folder cannot be written.
         """
+        return from_main_process(self._begin)
+
+    def _begin(self) -> bool:
+        if self.is_done:
+            return True
         state = self.state()
-        if state.get("fingerprint") == self.fingerprint:
-            if state.get("progress") == "done":
-                return True
+        if self.is_current:
             remove_temporaries(self.path)
             return False
-        if self.path.exists() and any(self.path.iterdir()):
+        if self._holds_results():
             self._require_own_folder(state)
             console.info(f"{self.path.name}: settings or input changed, starting this stage over")
-            try:
-                shutil.rmtree(self.path)
-            except OSError as error:
-                raise output_error(self.path, error) from error
+            self._empty()
         self._write_state("running")
         return False
+
+    def _holds_results(self) -> bool:
+        """Tell whether there is more than what a writer that was killed left behind."""
+        return self.path.exists() and any(not is_temporary(entry) for entry in self.path.iterdir())
 
     def _require_own_folder(self, state: dict[str, Any]) -> None:
         if not state:
@@ -100,6 +112,49 @@ class StageDir:
                 f"{self.path} exists and was not made by wsseg; nothing in it was touched. "
                 "Choose another folder with --out."
             )
+
+    def _empty(self) -> None:
+        """Remove everything but ``stage.json``, which says whose folder this is.
+
+        Killed half-way, the stage is found unfinished and the rest is removed the next time.
+        """
+        self.invalidate()
+        for entry in self.path.iterdir():
+            if entry.name == STAGE_FILE:
+                continue
+            try:
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+            except OSError as error:
+                raise output_error(entry, error) from error
+
+    def invalidate(self) -> None:
+        """Make the stage be done again from nothing when it is next begun; does nothing without."""
+        if self.state():
+            StageDir(self.path, "outdated")._write_state("running")
+
+    def remove(self) -> None:
+        """Remove the folder, if a stage of wsseg made it."""
+        if not self.state():
+            return
+        self._empty()
+        try:
+            (self.path / STAGE_FILE).unlink()
+            self.path.rmdir()
+        except OSError as error:
+            raise output_error(self.path, error) from error
+
+    @property
+    def is_current(self) -> bool:
+        """Whether what lies in the folder was made with these settings and this input."""
+        return self.state().get("fingerprint") == self.fingerprint
+
+    @property
+    def is_done(self) -> bool:
+        """Whether that is complete."""
+        return self.is_current and self.state().get("progress") == "done"
 
     def state(self) -> dict[str, Any]:
         """Read ``stage.json``; an unfinished or new stage has no complete one."""
@@ -121,7 +176,7 @@ class StageDir:
         Args:
             facts: What the report should know (JSON-able), such as ``seconds``.
         """
-        self._write_state("done", **facts)
+        from_main_process(lambda: self._write_state("done", **facts))
 
     def manifest(self) -> dict[str, dict[str, Any]]:
         """Read the last line of each image: ``{id: {"status": ..., "reason": ...}}``."""
@@ -140,7 +195,12 @@ class StageDir:
         return sum(line.get("seconds", 0.0) for line in self.manifest().values())
 
     def for_each(
-        self, items: Sequence[Any], work: Callable[[Any], dict[str, Any] | None], *, title: str
+        self,
+        items: Sequence[Any],
+        work: Callable[[Any], dict[str, Any] | None],
+        *,
+        title: str,
+        is_still_good: Callable[[Any, dict[str, Any]], bool] = lambda _item, _line: True,
     ) -> None:
         """Do the work for each image that has no result yet; a bad image stops nothing.
 
@@ -148,12 +208,27 @@ class StageDir:
             items: Objects with an ``id``.
             work: Makes the result of one item, and may return facts for its manifest line.
             title: What the progress bar says.
+            is_still_good: Given an item and its manifest line, whether a result that is there
+                holds; by default it does.
 
         Raises:
             OutputError: When a result cannot be written; what was done is kept.
         """
-        finished = {key for key, line in self.manifest().items() if line["status"] == "ok"}
-        waiting = [item for item in items if item.id not in finished]
+        from_main_process(lambda: self._for_each(items, work, title, is_still_good))
+
+    def _for_each(
+        self,
+        items: Sequence[Any],
+        work: Callable[[Any], dict[str, Any] | None],
+        title: str,
+        is_still_good: Callable[[Any, dict[str, Any]], bool],
+    ) -> None:
+        finished = {key: line for key, line in self.manifest().items() if line["status"] == "ok"}
+        waiting = [
+            item
+            for item in items
+            if item.id not in finished or not is_still_good(item, finished[item.id])
+        ]
         if not waiting:
             return
         if len(waiting) < len(items):
@@ -190,7 +265,6 @@ class RunDir:
     """
 
     path: Path
-    _held: list[Any] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def recipe_path(self) -> Path:
@@ -216,10 +290,18 @@ class RunDir:
         """Name a stage's folder, such as ``localize`` or ``refine/2_dense_crf``."""
         return StageDir(self.path / name, mark)
 
-    def stage_as_is(self, name: str) -> StageDir:
-        """Open a stage with the fingerprint it has on disk (for reading)."""
-        found = StageDir(self.path / name, "")
-        return StageDir(found.path, str(found.state().get("fingerprint", "")))
+    def require(self) -> RunDir:
+        """Return this folder when it is that of a run.
+
+        Raises:
+            RecipeError: When it is not.
+        """
+        if not self.recipe_path.is_file() or not self.samples_path.is_file():
+            raise RecipeError(
+                f"{self.path} is not the folder of a run: it has no recipe.yaml and samples.jsonl. "
+                "`wsseg run DATA` makes one."
+            )
+        return self
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -228,14 +310,17 @@ class RunDir:
         Raises:
             OutputError: When the folder cannot be made, or another process works in it.
         """
+        with contextlib.ExitStack() as held:
+            from_main_process(lambda: self._take_lock(held))
+            yield
+
+    def _take_lock(self, held: contextlib.ExitStack) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            stream = (self.path / ".lock").open("a")
+            stream = held.enter_context((self.path / ".lock").open("a"))
         except OSError as error:
             raise output_error(self.path, error) from error
-        with stream:
-            _lock(stream, self.path)
-            yield
+        _lock(stream, self.path)
 
 
 def _lock(stream: Any, folder: Path) -> None:

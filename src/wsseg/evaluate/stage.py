@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +28,7 @@ from wsseg.evaluate.summary import (
 from wsseg.evaluate.sweep import ThresholdSweep
 from wsseg.rundir import StageDir
 
+VERSION = 1
 SWEPT_THRESHOLDS = tuple(step / 100 for step in range(100))
 
 
@@ -71,12 +74,15 @@ class EvaluateInputs:
     boundary_width_frac: float | None
 
 
-def evaluate(dataset: Dataset, inputs: EvaluateInputs, path: Path) -> dict[str, Any]:
+def evaluate(
+    dataset: Dataset, inputs: EvaluateInputs, stage: StageDir, path: Path
+) -> dict[str, Any]:
     """Score maps, refined maps, pseudo masks and predictions, split by split.
 
     Args:
         dataset: The data set; samples without a mask are left out.
         inputs: What is scored.
+        stage: Remembers whether the numbers are up to date.
         path: ``metrics.json`` of the run.
 
     Returns:
@@ -86,6 +92,11 @@ def evaluate(dataset: Dataset, inputs: EvaluateInputs, path: Path) -> dict[str, 
         DataError: When a ground-truth mask cannot be read or does not fit its image.
         OutputError: When the file cannot be written.
     """
+    if stage.begin():
+        known = _read_metrics(path)
+        if known is not None:
+            return known
+    started = time.perf_counter()
     stages: list[dict[str, Any]] = []
     for split in SPLITS:
         samples = [s for s in dataset.split(split) if s.mask_path is not None]
@@ -95,7 +106,17 @@ def evaluate(dataset: Dataset, inputs: EvaluateInputs, path: Path) -> dict[str, 
             stages += _mask_entries(dataset, samples, inputs, split)
     document = metrics_document(stages, _classifier(dataset, inputs.localize))
     write_json(path, document)
+    stage.finish(seconds=time.perf_counter() - started)
     return document
+
+
+def _read_metrics(path: Path) -> dict[str, Any] | None:
+    """Read the numbers of an earlier evaluation; None where somebody removed or damaged them."""
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def _map_entries(

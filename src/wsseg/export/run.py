@@ -59,7 +59,7 @@ def export_run(
         What was written.
 
     Raises:
-        RecipeError: When a name is unknown.
+        RecipeError: When a name is unknown, or the folder is not a run.
         DataError: When the run has no such masks.
         MissingWeightsError: When the run has no model.
         MissingExtraError: When onnx is not installed.
@@ -72,7 +72,7 @@ def export_run(
     folder = run_folder / "export"
     if to == "onnx":
         return _export_onnx(run_folder, out or folder / "model.onnx")
-    dataset = Dataset.from_jsonl(RunDir(run_folder).samples_path)
+    dataset = Dataset.from_jsonl(RunDir(run_folder).require().samples_path)
     stage = StageDir(run_folder / MASKS[masks], "")
     samples = stage.usable(dataset.samples)
     if not samples:

@@ -14,6 +14,7 @@ from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.scores import load_scores, save_scores
 from wsseg.data.working import read_working_image
 from wsseg.device import best_device
+from wsseg.processes import from_main_process
 from wsseg.refine.protocol import FitInputs, FittedRefiner, RefineContext
 from wsseg.rundir import StageDir
 
@@ -60,7 +61,7 @@ def refine_step(
             allow_masks=context.allow_masks,
         )
         state = refiner.fit(inputs, config=config)
-        write_json(stage.path / STATE_FILE, state)
+        from_main_process(lambda: write_json(stage.path / STATE_FILE, state))
         for note in state.get("notes", []):
             console.info(f"{name}: {note}")
 

@@ -14,7 +14,10 @@ from wsseg.atomic import read_jsonl
 from wsseg.report.model import Failure, RecipeSummary, StageRun
 from wsseg.rundir import MANIFEST_FILE, STAGE_FILE
 
-STAGE_ORDER = ("localize", "refine", "pseudo", "masks", "segment", "predictions", "evaluate")
+STAGE_ORDER = (
+    *("images", "ground_truth", "localize", "refine", "pseudo", "masks"),
+    *("segment", "predictions", "evaluate"),
+)
 _SECTIONS = ("localize", "refine", "pseudo", "segment", "evaluate")
 _OWN_KEYS = {"name", "title", "paper", "supervision", "seed", *_SECTIONS}
 _MASK_KEYS = ("use_masks", "tuned_on_masks")

@@ -12,6 +12,7 @@ from wsseg.context import RunContext
 from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.image_io import read_image, write_mask
 from wsseg.errors import DataError, RecipeError
+from wsseg.processes import from_main_process
 from wsseg.rundir import StageDir
 from wsseg.segment.config import SegmenterConfig
 from wsseg.segment.data import SegmentationData, count_pixels
@@ -67,7 +68,7 @@ def segment(
         validate=validate,
         monitor="miou" if validate else None,
     )
-    _write_bundle(result.module, dataset, config, stage, context)
+    from_main_process(lambda: _write_bundle(result.module, dataset, config, stage, context))
     stage.finish(
         seconds=time.perf_counter() - started,
         num_train=len(train),
@@ -129,18 +130,38 @@ def _validation(
         return pairs, []
     if config.validate_on == "pseudo":
         return hold_out(pairs, config.validation_frac, context.seed)
+    check_validation(dataset, config, context)
+    return pairs, _masked(dataset)
+
+
+def _masked(dataset: Dataset) -> list[tuple[Path, Path]]:
+    return [(s.image_path, s.mask_path) for s in dataset.split("val") if s.mask_path]
+
+
+def check_validation(dataset: Dataset, config: SegmenterConfig, context: RunContext) -> None:
+    """Refuse to choose the best epoch by masks that may not be used, or are not there.
+
+    Args:
+        dataset: The data set.
+        config: The segmenter's settings.
+        context: Settings of the run.
+
+    Raises:
+        RecipeError: When masks may not choose anything.
+        DataError: When the val split has no mask.
+    """
+    if config.validate_on != "val_masks":
+        return
     if not context.allow_masks:
         raise RecipeError(
             "segment.validate_on is val_masks, but ground-truth masks may not choose anything: "
             "pass --use-masks, or set segment.validate_on=pseudo."
         )
-    held_out = [(s.image_path, s.mask_path) for s in dataset.split("val") if s.mask_path]
-    if not held_out:
+    if not _masked(dataset):
         raise DataError(
             "segment.validate_on is val_masks, but no image of the val split has a mask. Add "
             "masks, or set segment.validate_on=pseudo."
         )
-    return pairs, held_out
 
 
 def predict(

@@ -11,28 +11,27 @@ of valid pixels weigh every process's share the same, however many valid pixels 
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from wsseg.errors import RecipeError
+from wsseg.processes import is_main_process
 from wsseg.training.precision import accelerate_name, resolve_precision
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+__all__ = [
+    "LossModule",
+    "from_main_process",
+    "is_main_process",
+    "mean_over_processes",
+    "start_accelerator",
+]
+
 _SUPPORTED_KINDS = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_NPU", "MULTI_XPU")
-
-
-def is_main_process() -> bool:
-    """Tell whether this is the process that writes files, without starting anything.
-
-    True everywhere but in the second and later processes of ``torchrun`` and
-    ``accelerate launch``.
-    """
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def start_accelerator(precision: str) -> Accelerator:
