@@ -139,6 +139,9 @@ class Refiner(Protocol):
 class FittedRefiner(Protocol):
     """A refiner that looks at the whole data set first.
 
+    It may have a method ``check(dataset, *, config, allow_masks)`` that raises before the run
+    starts what `fit` would raise hours later.
+
     Attributes:
         config_class: The class of its settings.
     """

@@ -10,6 +10,7 @@ Three ways:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from wsseg.config import MethodConfig
-from wsseg.data.dataset import Sample, Split
+from wsseg.data.dataset import Dataset, Sample, Split
 from wsseg.data.scores import Scores
 from wsseg.errors import DataError, RecipeError
 from wsseg.refine.background import with_constant_background
@@ -67,6 +68,27 @@ class ThresholdRefiner:
 
     config_class: type[MethodConfig] = Threshold
 
+    def check(self, dataset: Dataset, *, config: Threshold, allow_masks: bool) -> None:
+        """Refuse to tune on masks that may not be used, or are not there.
+
+        Args:
+            dataset: The data set.
+            config: How to choose.
+            allow_masks: Whether ground-truth masks may tune.
+
+        Raises:
+            RecipeError: When ``sweep`` is asked for and masks may not be used.
+            DataError: When the split that ``sweep`` looks at has no mask.
+        """
+        if config.method != "sweep":
+            return
+        if not allow_masks:
+            raise RecipeError(
+                'threshold with method "sweep" tunes on ground-truth masks, which is not allowed '
+                "here. Pass --use-masks to allow it, or set method to label_free or fixed."
+            )
+        _require_masks(dataset.split(config.split), config)
+
     def fit(self, inputs: FitInputs, *, config: Threshold) -> dict[str, Any]:
         """Choose the background score.
 
@@ -81,6 +103,7 @@ class ThresholdRefiner:
             RecipeError: When ``sweep`` is asked for and masks may not be used.
             DataError: When the data set holds nothing to choose by.
         """
+        self.check(inputs.dataset, config=config, allow_masks=inputs.allow_masks)
         if config.method == "sweep":
             return _sweep(inputs, config)
         if config.method == "label_free":
@@ -132,19 +155,7 @@ def _sweep(inputs: FitInputs, config: Threshold) -> dict[str, Any]:
     """Choose the threshold with the best mIoU on a split with masks."""
     from wsseg.evaluate.sweep import ThresholdSweep
 
-    if not inputs.allow_masks:
-        raise RecipeError(
-            'threshold with method "sweep" tunes on ground-truth masks, which is not allowed '
-            "here. Pass --use-masks to allow it, or set method to label_free or fixed."
-        )
-    labelled = tuple(
-        sample for sample in inputs.split(config.split).samples if sample.mask_path is not None
-    )
-    if not labelled:
-        raise DataError(
-            f'threshold with method "sweep" found no mask in the split "{config.split}". Choose '
-            "another split, or set method to label_free or fixed."
-        )
+    labelled = _require_masks(inputs.split(config.split).samples, config)
     num_steps = int(config.max_value / config.step + 1e-9) + 1
     grid = [min(step * config.step, 1.0) for step in range(num_steps)]
     classes = inputs.dataset.classes
@@ -162,6 +173,17 @@ def _sweep(inputs: FitInputs, config: Threshold) -> dict[str, Any]:
         "num_images": curve["num_images"],
         "curve": curve,
     }
+
+
+def _require_masks(samples: Iterable[Sample], config: Threshold) -> tuple[Sample, ...]:
+    """Keep the samples that have a mask; there must be one."""
+    labelled = tuple(sample for sample in samples if sample.mask_path is not None)
+    if not labelled:
+        raise DataError(
+            f'threshold with method "sweep" found no mask in the split "{config.split}". Choose '
+            "another split, or set method to label_free or fixed."
+        )
+    return labelled
 
 
 def _truth(sample: Sample, inputs: FitInputs) -> np.ndarray:
