@@ -17,7 +17,9 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_starting_imports_nothing_heavy(statement: str) -> None:
     heavy = "{'torch', 'cv2', 'numpy', 'numba', 'timm', 'skimage', 'matplotlib', 'pydantic'}"
     script = f"{statement}; import sys; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
