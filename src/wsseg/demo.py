@@ -6,7 +6,8 @@ from pathlib import Path
 
 from wsseg import console
 from wsseg.atomic import write_json
-from wsseg.pipeline import Finished, run
+from wsseg.finished import Finished
+from wsseg.pipeline import run
 from wsseg.rundir import RunDir
 
 FAMILY = "defects"

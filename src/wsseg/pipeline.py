@@ -228,11 +228,14 @@ def _run_stages(
     folder: RunDir, dataset: Dataset, recipe: Recipe, use_masks: bool, wanted: Sequence[str]
 ) -> Finished:
     """Do the wanted stages in order; what is up to date is not done again."""
+    from wsseg.preflight import preflight
+
     started = time.perf_counter()
     context = RunContext(
         recipe.seed, recipe.max_side_px, use_masks, recipe.name, recipe.supervision
     )
     stages = plan(folder, dataset, recipe, use_masks)
+    preflight(dataset, recipe, stages, wanted, context)
     usable = with_sound_masks(readable(dataset, stages.images), stages.ground_truth)
     _train_and_map(usable, recipe, stages, context, wanted)
     metrics: dict[str, Any] = {}
