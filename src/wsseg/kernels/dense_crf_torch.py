@@ -1,8 +1,8 @@
 """The dense CRF in torch: the same function on a tensor of any device, for GPUs.
 
 The steps are those of `wsseg.kernels.dense_crf`, with the vertices numbered by sorting. On a CPU
-the compiled form is several times faster. Additions on a GPU happen in no fixed order, so that
-results repeat up to rounding, or exactly under ``torch.use_deterministic_algorithms(True)``.
+the compiled form is several times faster. Rows are summed in a fixed order, without atomic
+additions.
 
 References: P. Krähenbühl, V. Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian
 Edge Potentials", NIPS 2011; A. Adams, J. Baek, M. A. Davis, "Fast High-Dimensional Filtering
@@ -12,10 +12,11 @@ Using the Permutohedral Lattice", Computer Graphics Forum, 2010.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from wsseg.kernels._permutohedral_keys import feature_bounds, key_radix
@@ -26,16 +27,25 @@ from wsseg.kernels.dense_crf_config import PSA, CrfConfig
 class TorchLattice:
     """A normalised permutohedral lattice on one device.
 
+    Splat and slice are both sums of weighted rows: the splat has one bag of pixels per vertex,
+    the slice one bag of vertices per pixel.
+
     Args:
         shape: (H, W) of the image; N = H * W.
-        index: (d + 1, N) int64 vertex of each corner of each pixel's simplex.
-        weights: (d + 1, N) float32 barycentric weights times 1 / sqrt(row sum of the kernel).
+        index: (N, d + 1) int64 vertices of each pixel's simplex.
+        weights: (N, d + 1) float32 barycentric weights times 1 / sqrt(row sum of the kernel).
+        pixels: (N * (d + 1),) int64 pixels of each vertex, vertex by vertex.
+        pixel_weights: (N * (d + 1),) float32 ``weights`` in that order.
+        starts: (M,) int64 where each vertex starts in ``pixels``.
         neighbours: (d + 1, 2, M) int64 neighbours along each axis; M where there is none.
     """
 
     shape: tuple[int, int]
     index: Tensor
     weights: Tensor
+    pixels: Tensor
+    pixel_weights: Tensor
+    starts: Tensor
     neighbours: Tensor
 
     @property
@@ -52,7 +62,23 @@ class TorchLattice:
         Returns:
             (N, V) float32.
         """
-        return _filter(self.index, self.weights, self.neighbours, values)
+        corners, _, count = self.neighbours.shape
+        # The last row stays zero: missing neighbours point to it.
+        vertices = values.new_zeros((count + 1, values.shape[1]))
+        vertices[:count] = F.embedding_bag(
+            self.pixels,
+            values.contiguous(),
+            self.starts,
+            mode="sum",
+            per_sample_weights=self.pixel_weights,
+        )
+        for axis in range(corners):
+            both = vertices[self.neighbours[axis, 0]] + vertices[self.neighbours[axis, 1]]
+            vertices[:count] += 0.5 * both
+        alpha = 1.0 / (1.0 + 2.0 ** -(corners - 1))
+        return alpha * F.embedding_bag(
+            self.index, vertices, mode="sum", per_sample_weights=self.weights
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,29 +191,17 @@ def _mean_field(log_odds: Tensor, config: CrfConfig, lattices: TorchCrfLattices)
     return marginals
 
 
-def _filter(index: Tensor, weights: Tensor, neighbours: Tensor, values: Tensor) -> Tensor:
-    """Splat (N, V), blur along each axis, slice."""
-    corners, _, count = neighbours.shape
-    # The last row stays zero: missing neighbours point to it.
-    vertices = values.new_zeros((count + 1, values.shape[1]))
-    for k in range(corners):
-        vertices.index_add_(0, index[k], weights[k, :, None] * values)
-    for axis in range(corners):
-        both = vertices[neighbours[axis, 0]] + vertices[neighbours[axis, 1]]
-        vertices[:count] += 0.5 * both
-    result = torch.zeros_like(values)
-    for k in range(corners):
-        result.addcmul_(weights[k, :, None], vertices[index[k]])
-    return result.div_(1.0 + 2.0 ** -(corners - 1))
-
-
 def _build(values: Tensor, position_sigma: float, value_sigma: float) -> TorchLattice:
     """Build a normalised lattice over position and the last axis of values (H, W, C)."""
     if values.device.type == "mps":
         # Metal has no float64, which the simplex search needs.
         lattice = _build(values.cpu(), position_sigma, value_sigma)
-        parts = (lattice.index, lattice.weights, lattice.neighbours)
-        return TorchLattice(lattice.shape, *(part.to(values.device) for part in parts))
+        tensors = {
+            field.name: getattr(lattice, field.name).to(values.device)
+            for field in fields(lattice)
+            if field.name != "shape"
+        }
+        return TorchLattice(lattice.shape, **tensors)
     height, width, channels = values.shape
     extremes = [int(values.min()), int(values.max())] if channels else [0, 0]
     stand_in = np.array(extremes, np.uint8).repeat(channels).reshape(2, channels)
@@ -203,11 +217,23 @@ def _build(values: Tensor, position_sigma: float, value_sigma: float) -> TorchLa
     features = torch.cat([torch.stack(position), colours])
     scaled = features * torch.from_numpy(scales).to(values.device)[:, None]
     keys, weights = _simplices(scaled, radix)
-    unique, index = torch.unique(keys, return_inverse=True)
-    neighbours = _neighbours(unique, radix)
-    ones = torch.ones((index.shape[1], 1), device=values.device)
-    sums = _filter(index, weights, neighbours, ones)[:, 0]
-    return TorchLattice((height, width), index, weights / (sums + 1e-20).sqrt(), neighbours)
+    unique, index = torch.unique(keys.T, return_inverse=True)
+    # Stable, so that sums are formed in the same order every time.
+    of_vertex, order = torch.sort(index.flatten(), stable=True)
+    vertices = torch.arange(len(unique), device=values.device)
+    weights = weights.T.contiguous()
+    lattice = TorchLattice(
+        shape=(height, width),
+        index=index,
+        weights=weights,
+        pixels=order // len(radix),
+        pixel_weights=weights.flatten()[order],
+        starts=torch.searchsorted(of_vertex, vertices),
+        neighbours=_neighbours(unique, radix),
+    )
+    sums = lattice.filter(torch.ones((len(index), 1), device=values.device))
+    weights = weights / (sums + 1e-20).sqrt()
+    return replace(lattice, weights=weights, pixel_weights=weights.flatten()[order])
 
 
 def _simplices(scaled: Tensor, radix: Tensor) -> tuple[Tensor, Tensor]:
