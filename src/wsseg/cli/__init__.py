@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 a bug (with traceback), 2 usage or recipe, 3 data or outpu
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -57,6 +58,10 @@ def main() -> None:
     """Run the command line; ``--json``, ``--quiet`` and ``--debug`` may stand anywhere."""
     from wsseg.cli import data, export, recipes, run  # noqa: F401 - they register their verbs
 
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal whose encoding lacks a letter of a file's name shows its number instead.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:]
     flags = [argument for argument in arguments if argument in _GLOBAL_FLAGS]
     rest = [argument for argument in arguments if argument not in _GLOBAL_FLAGS]

@@ -13,6 +13,7 @@ import typer
 
 from wsseg import console
 from wsseg.errors import WssegError
+from wsseg.processes import is_main_process
 
 INTERRUPTED = 130
 
@@ -42,6 +43,8 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _show(error: WssegError) -> None:
+    if not is_main_process():
+        return
     if logging.getLogger("wsseg").isEnabledFor(logging.DEBUG):
         traceback.print_exc()
     if console.is_json():

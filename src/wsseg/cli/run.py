@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wsseg import console
 from wsseg.cli import app
 from wsseg.cli._command import command
+from wsseg.errors import DataError
+
+if TYPE_CHECKING:
+    from wsseg.finished import Finished
+    from wsseg.predict import Predicted
 
 Overrides = Annotated[
     list[str] | None,
@@ -25,6 +30,10 @@ UseMasks = Annotated[
         help="Let ground-truth masks tune thresholds and choose checkpoints; every table says so.",
     ),
 ]
+Classes = Annotated[
+    str | None,
+    typer.Option(metavar="A,B,...", help="Foreground class names in the order of their ids."),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 Force = Annotated[bool, typer.Option("--force", help="Do the stage again from nothing.")]
 
@@ -38,8 +47,7 @@ def demo(
     """Do the whole job on built-in images of metal defects, in under three minutes."""
     from wsseg.demo import demo as run_demo
 
-    finished = run_demo(out or Path("runs/demo"), seed=seed)
-    console.result(finished.text(), finished.as_dict())
+    _show(run_demo(out or Path("runs/demo"), seed=seed))
 
 
 @app.command()
@@ -56,6 +64,11 @@ def run(
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at any error in the data.")
     ] = False,
+    data_format: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME", help="Format of DATA, where several fit."),
+    ] = None,
+    classes: Classes = None,
 ) -> None:
     """Turn weak labels into masks, a segmenter and a report. Run it again to continue."""
     from wsseg.pipeline import run as run_pipeline
@@ -67,17 +80,28 @@ def run(
         out=out,
         use_masks=use_masks,
         strict=strict,
+        classes=_names(classes),
+        format=data_format,
     )
+    _show(finished)
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    """Split "a, b" into names; None where none is given."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip()) or None
+
+
+def _show(finished: Finished | Predicted) -> None:
+    """Print what came out; images that failed give the exit code of bad data."""
     console.result(finished.text(), finished.as_dict())
     if finished.failures:
-        raise typer.Exit(3)
+        raise typer.Exit(DataError.exit_code)
 
 
 def _again(stage: str, run_folder: Path, overrides: list[str] | None, force: bool) -> None:
     from wsseg.pipeline import again
 
-    finished = again(run_folder, stage, overrides=overrides or (), force=force)
-    console.result(finished.text(), finished.as_dict())
+    _show(again(run_folder, stage, overrides=overrides or (), force=force))
 
 
 @app.command()
@@ -117,9 +141,7 @@ def evaluate(
     truth: Annotated[
         Path | None, typer.Argument(metavar="GT", help="Folder of ground-truth index PNGs.")
     ] = None,
-    classes: Annotated[
-        str | None, typer.Option(help="Foreground class names in the order of their ids, a,b,c.")
-    ] = None,
+    classes: Classes = None,
 ) -> None:
     """Score every stage of a run, or one folder of PNG masks against another."""
     if truth is None:
@@ -129,7 +151,7 @@ def evaluate(
     from wsseg.evaluate.folders import evaluate_folders
     from wsseg.evaluate.table import metrics_text
 
-    names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
+    names = _names(classes)
     metrics = evaluate_folders(predicted, truth, ClassList(names) if names else None)
     console.result(metrics_text(metrics), metrics)
 
@@ -158,10 +180,8 @@ def predict(
     """Segment new images with a trained model: palette PNG masks, overlays, COCO."""
     from wsseg.predict import predict_folder
 
-    finished = predict_folder(model, images, out or Path("predictions"), overlay=overlay, coco=coco)
-    console.result(finished.text(), finished.as_dict())
-    if finished.failures:
-        raise typer.Exit(3)
+    target = out or Path("predictions")
+    _show(predict_folder(model, images, target, overlay=overlay, coco=coco))
 
 
 @app.command()
