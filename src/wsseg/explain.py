@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from wsseg import registry
+from wsseg import console, registry
 from wsseg.errors import RecipeError, did_you_mean
 from wsseg.type_text import choice_name, config_classes, type_text, yaml_text
 
@@ -199,7 +199,13 @@ def _inner(
     """Find the groups of settings inside a field: those of methods, of choices, or just one."""
     if key in GROUPS:
         for name in _method_names(key):
-            method = registry.config_class(GROUPS[key], name)
+            try:
+                method = registry.config_class(GROUPS[key], name)
+            except (
+                RecipeError
+            ) as error:  # a broken package of somebody else hides nothing but itself
+                console.warning(str(error))
+                continue
             # Steps are addressed by their name, the one localizer and segmenter are not.
             inner_key = f"{key}.{name}." if key == "refine.steps" else f"{key}."
             only = "" if key == "refine.steps" else f"{key}.name={name}"
