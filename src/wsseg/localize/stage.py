@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from wsseg.nets.cam_head import ClassMapNet
 
 VERSION = 1
+_MAX_NAMES_SHOWN = 5
 
 
 def localize(
@@ -65,10 +66,13 @@ def _has_class_ids(sample: Sample, config: TagLocalizerConfig) -> bool:
 
 
 def _note_left_out(dataset: Dataset, kept: list[Sample]) -> None:
-    left_out = len(dataset.samples) - len(kept)
+    known = {sample.id for sample in kept}
+    left_out = [sample.id for sample in dataset.samples if sample.id not in known]
     if left_out:
+        more = ", ..." if len(left_out) > _MAX_NAMES_SHOWN else ""
         console.warning(
-            f"{left_out} images have no tags and get no maps; tag them, or let the classifier "
+            f"{len(left_out)} images have no tags and get no maps "
+            f"({', '.join(left_out[:_MAX_NAMES_SHOWN])}{more}); tag them, or let the classifier "
             "tag them with --set localize.inference.tags=predicted."
         )
 
@@ -127,9 +131,11 @@ def check_trainable(samples: list[Sample], dataset: Dataset) -> None:
             class.
     """
     if not samples:
+        has_masks = any(sample.mask_path is not None for sample in dataset.split("train"))
+        hint = " Or pass --use-masks, to take the tags from the masks." if has_masks else ""
         raise DataError(
             "The train split has no tagged image. Give tags in labels.csv (column `tags`), or put "
-            "the images into one folder per class."
+            f"the images into one folder per class.{hint}"
         )
     names = dataset.classes.names
     counts = np.zeros(len(names), int)
