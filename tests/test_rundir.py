@@ -49,6 +49,73 @@ def test_a_folder_that_wsseg_did_not_make_is_never_cleared(tmp_path: Path) -> No
     assert precious.read_text() == "hours of work"
 
 
+def test_a_stage_whose_very_first_write_was_killed_is_begun_again(tmp_path: Path) -> None:
+    half = tmp_path / "masks" / ".tmp-0123456789ab.json"
+    write_text(half, "{")
+    assert not StageDir(tmp_path / "masks", "f1").begin()
+    assert not half.exists()
+
+
+def test_a_stage_whose_clearing_was_killed_is_cleared_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = StageDir(tmp_path / "localize", "f1")
+    stage.begin()
+    for name in ("scores/a.npz", "training/last.safetensors"):
+        write_text(stage.path / name, "old")
+    stage.finish()
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        StageDir(stage.path, "f2").begin()
+    monkeypatch.undo()
+    # What is left must not be taken for a result, not even with the settings it was made with.
+    assert not StageDir(stage.path, "f1").begin()
+    assert [path.name for path in stage.path.iterdir()] == ["stage.json"]
+
+
+def test_an_invalidated_stage_is_done_again(tmp_path: Path) -> None:
+    stage = StageDir(tmp_path / "masks", "f1")
+    stage.invalidate()
+    assert not stage.path.exists()
+    stage.begin()
+    stage.finish()
+    assert stage.is_done
+    stage.invalidate()
+    assert not stage.is_current
+    assert not stage.begin()
+
+
+def test_only_a_stage_of_ours_is_removed(tmp_path: Path) -> None:
+    own = StageDir(tmp_path / "own", "f1")
+    own.begin()
+    write_text(own.path / "sub" / "a.png", "x")
+    own.remove()
+    assert not own.path.exists()
+    write_text(tmp_path / "foreign" / "a.png", "x")
+    StageDir(tmp_path / "foreign", "f1").remove()
+    assert (tmp_path / "foreign" / "a.png").read_text() == "x"
+
+
+def test_a_result_that_does_not_hold_any_more_is_made_again(tmp_path: Path) -> None:
+    stage = StageDir(tmp_path / "s", "f")
+    stage.begin()
+    seen: list[str] = []
+
+    def work(item: Item) -> dict[str, Any]:
+        seen.append(item.id)
+        return {"source": item.id}
+
+    stage.for_each(ITEMS, work, title="first")
+    stage.for_each(
+        ITEMS, work, title="second", is_still_good=lambda _, line: line["source"] != "sub/b"
+    )
+    assert seen == ["a", "sub/b", "c", "sub/b"]
+
+
 def test_only_images_without_a_result_are_worked_on(tmp_path: Path) -> None:
     stage = StageDir(tmp_path / "s", "f")
     stage.begin()

@@ -91,12 +91,11 @@ class StageDir:
     def _begin(self) -> bool:
         if self.is_done:
             return True
-        state = self.state()
+        remove_temporaries(self.path)
         if self.is_current:
-            remove_temporaries(self.path)
             return False
         if self._holds_results():
-            self._require_own_folder(state)
+            self._require_own_folder()
             console.info(f"{self.path.name}: settings or input changed, starting this stage over")
             self._empty()
         self._write_state("running")
@@ -106,8 +105,8 @@ class StageDir:
         """Tell whether there is more than what a writer that was killed left behind."""
         return self.path.exists() and any(not is_temporary(entry) for entry in self.path.iterdir())
 
-    def _require_own_folder(self, state: dict[str, Any]) -> None:
-        if not state:
+    def _require_own_folder(self) -> None:
+        if not self.state():
             raise OutputError(
                 f"{self.path} exists and was not made by wsseg; nothing in it was touched. "
                 "Choose another folder with --out."

@@ -29,8 +29,8 @@ def _stamps(folder: Path) -> dict[str, int]:
 
 def test_a_run_leaves_masks_model_numbers_and_report(finished, template):
     folder = finished.run.path
-    rows = [line for line in (folder / "samples.jsonl").read_text().splitlines()[1:]]
-    ids = [json.loads(line)["id"] for line in rows]
+    lines = (folder / "samples.jsonl").read_text().splitlines()[1:]
+    ids = [json.loads(line)["id"] for line in lines]
     assert len(ids) == 16
     for image_id in ids:
         with Image.open(folder / "masks" / f"{image_id}.png") as mask:
