@@ -13,8 +13,8 @@ import numpy as np
 
 from wsseg import console
 from wsseg.atomic import atomic_path, write_json, write_text
-from wsseg.data.discover import open_dataset
 from wsseg.errors import RecipeError
+from wsseg.intake import open_data
 from wsseg.pipeline import run
 from wsseg.recipe import load_recipe
 
@@ -85,7 +85,7 @@ def compare(
     labels = [Path(name).stem for name in recipes]
     if len(set(labels)) < len(labels) or not labels:
         raise RecipeError(f"--recipes needs different names, got: {', '.join(labels) or 'none'}.")
-    dataset = open_dataset(data, use_masks=use_masks)
+    dataset, _ = open_data(data, use_masks=use_masks)
     collected: list[dict[str, Any]] = []
     seconds: dict[str, float] = {}
     for label, recipe in zip(labels, loaded.values(), strict=True):
@@ -114,7 +114,8 @@ def _summarise(collected: list[dict[str, Any]]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str, str, bool], list[float]] = {}
     for stage in collected:
         key = (stage["recipe"], stage["label"], stage["split"], stage["tuned_on_masks"])
-        groups.setdefault(key, []).append(stage["miou"])
+        if stage["miou"] is not None:
+            groups.setdefault(key, []).append(stage["miou"])
     return [
         {
             "recipe": recipe,

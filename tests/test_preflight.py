@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wsseg.context import RunContext
+from wsseg.errors import DataError, MissingWeightsError, RecipeError
+from wsseg.pipeline import STAGES, plan, run
+from wsseg.preflight import preflight
+from wsseg.recipe import load_recipe
+from wsseg.rundir import RunDir
+
+TINY = [
+    "localize.backbone=test_resnet",
+    "localize.output_stride=8",
+    "segment.encoder=tu-test_resnet",
+    "segment.architecture=unet",
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty cache and no network."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.fixture
+def dataset(make_dataset):
+    return make_dataset({"a": {"tags": {1}}, "b": {"tags": {2}}})
+
+
+def check(dataset, changes, tmp_path, *, recipe="cam", wanted=STAGES, use_masks=False):
+    chosen = load_recipe(recipe, changes)
+    context = RunContext(allow_masks=use_masks)
+    stages = plan(RunDir(tmp_path / "run"), dataset, chosen, use_masks)
+    preflight(dataset, chosen, stages, wanted, context)
+    return stages
+
+
+def test_a_recipe_that_can_run_passes(dataset, tmp_path):
+    check(dataset, TINY, tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ("localize.backbone=resnot18", RecipeError, 'Unknown backbone "resnot18"'),
+        ("localize.last_stage=7", RecipeError, "cannot end after stage 7"),
+        ("localize.weights=imagenet", MissingWeightsError, "localize.weights=none"),
+        ("localize.weights=no.safetensors", MissingWeightsError, "no.safetensors does not exist"),
+        ("segment.weights=imagenet", MissingWeightsError, "segment.weights=none"),
+        ("segment.encoder=resnot18", RecipeError, "resnot18"),
+        ("segment.validate_on=val_masks", RecipeError, "--use-masks"),
+        ("refine.steps=[{name: threshold, method: sweep}]", RecipeError, "--use-masks"),
+    ],
+)
+def test_what_cannot_be_done_is_told_at_once(change, error, message, dataset, tmp_path):
+    with pytest.raises(error, match=message):
+        check(dataset, [*TINY, change], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["segment.validate_on=val_masks", "refine.steps=[{name: threshold, method: sweep}]"],
+)
+def test_masks_that_are_to_tune_must_exist(change, dataset, tmp_path):
+    with pytest.raises(DataError, match="mask"):
+        check(dataset, [*TINY, change], tmp_path, use_masks=True)
+
+
+def test_only_the_wanted_stages_are_looked_at(dataset, tmp_path):
+    changes = [*TINY, "segment.weights=imagenet", "segment.validate_on=val_masks"]
+    check(dataset, changes, tmp_path, wanted=("localize", "refine"))
+
+
+def test_a_complete_stage_needs_no_first_weights_any_more(dataset, tmp_path):
+    changes = [*TINY, "localize.weights=imagenet", "segment=null"]
+    chosen = load_recipe("cam", changes)
+    stages = plan(RunDir(tmp_path / "run"), dataset, chosen, use_masks=False)
+    stages.localize.begin()
+    stages.localize.finish()
+    check(dataset, changes, tmp_path)
+
+
+def test_a_run_without_its_weights_stops_before_it_reads_an_image(dataset, tmp_path, monkeypatch):
+    def fail(*_args):
+        raise AssertionError("an image was read")
+
+    monkeypatch.setattr("wsseg.data.image_io.read_image", fail)
+    with pytest.raises(MissingWeightsError) as caught:
+        run(dataset, recipe="voc", out=tmp_path / "run")
+    text = str(caught.value)
+    assert caught.value.exit_code == 4
+    for part in ("model.safetensors", "timm/resnet50", str(tmp_path / "hub"),
+                 "localize.weights=PATH", "localize.weights=none"):  # fmt: skip
+        assert part in text
