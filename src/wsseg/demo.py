@@ -15,11 +15,12 @@ NUM_TRAIN = 240
 NUM_VAL = 80
 SIDE_PX = 128
 RECIPE = "defects"
-OVERRIDES: tuple[str, ...] = (
+OVERRIDES = (
     "localize.augment.crop_px=128",
     "segment.augment.crop_px=128",
-    "localize.training.epochs=10",
-    "segment.training.epochs=10",
+    "segment.augment.scale=null",
+    "refine.steps.dense_crf.bilateral_sxy_px=10",
+    "segment.training.epochs=25",
 )
 
 

@@ -21,7 +21,13 @@ class LocalizerConfig(MethodConfig):
 class CamExtractor(Config):
     """Class activation maps: all classes from one forward pass."""
 
-    name: Literal["cam"] = Field("cam", description="The network's own class maps, rectified.")
+    name: Literal["cam"] = Field("cam", description="The network's own class maps.")
+    rectify: bool = Field(
+        True,
+        description="Cut evidence against the class to zero, as the papers do. false keeps it, so "
+        "that with normalise=median or minmax the whole object stands out from its surroundings, "
+        "and not only its peak: wider maps for peaky poolings (lse, topk, max).",
+    )
 
 
 class GradCamExtractor(Config):
@@ -72,10 +78,11 @@ class InferenceConfig(Config):
         description="Factors by which the image is resized; maps are averaged over them.",
     )
     flip: bool = Field(True, description="Average with the maps of the mirrored image.")
-    normalise: Literal["max", "minmax", "absolute"] = Field(
+    normalise: Literal["max", "minmax", "median", "absolute"] = Field(
         "max",
         description="max: divide each map by its maximum. minmax: stretch it from its minimum to "
-        "its maximum. absolute: 2 sigmoid(map) - 1, comparable between images: a class that the "
+        "its maximum. median: from its median, which is the level of the surroundings where "
+        "objects cover less than half of the image, to its maximum. absolute: 2 sigmoid(map) - 1, comparable between images: a class that the "
         "network hardly sees stays weak instead of being blown up (for extractor cam).",
     )
     map_stride_px: int = Field(
@@ -110,6 +117,12 @@ class InferenceConfig(Config):
             raise ValueError(
                 f"normalise=absolute needs extractor cam, whose maps are logits, but it is "
                 f"{self.extractor.name}. Choose normalise=max."
+            )
+        keeps_negatives = isinstance(self.extractor, CamExtractor) and not self.extractor.rectify
+        if keeps_negatives and self.normalise not in ("minmax", "median"):
+            raise ValueError(
+                f"extractor cam with rectify=false has negative maps, which normalise="
+                f"{self.normalise} cannot bring to [0, 1]. Set normalise=median or minmax."
             )
         if self.tile_px is not None and self.tile_overlap_px >= self.tile_px:
             raise ValueError(

@@ -118,7 +118,8 @@ def extract(
     """
     config = CamExtractor() if config is None else config
     if isinstance(config, CamExtractor):
-        maps, logits = _cam(network, images)
+        raw, logits = _cam(network, images)
+        maps = _rectified(raw, network) if config.rectify else raw
         chosen = _indices(class_ids, logits.shape[1])
         return Extraction(maps[:, chosen].float(), logits.float())
     return _gradient_maps(network, images, class_ids, config)
@@ -133,11 +134,16 @@ def _indices(class_ids: Sequence[int] | None, num_classes: int) -> list[int]:
     return [class_id - 1 for class_id in class_ids]
 
 
+def _rectified(raw: Tensor, network: Explainable) -> Tensor:
+    exponent = network.backbone.map_exponent
+    return raw.relu() ** exponent if exponent != 1 else raw.relu()
+
+
 @torch.no_grad()
 def _cam(network: Explainable, images: Tensor) -> tuple[Tensor, Tensor]:
     if isinstance(network, ClassMapNet):
         raw = network.maps(images)
-        return raw.relu() ** network.backbone.map_exponent, pool(raw, network.pooling)
+        return raw, pool(raw, network.pooling)
     model = network.model
     features = model.forward_features(network.backbone.prepared(images))
     logits: Tensor = model.forward_head(features)
@@ -148,7 +154,7 @@ def _cam(network: Explainable, images: Tensor) -> tuple[Tensor, Tensor]:
             f"Extractor cam needs a linear classifier on averaged features, which "
             f"{network.backbone.name} does not have. Choose grad_cam or layer_cam."
         )
-    return F.conv2d(grid, linear.weight[:, :, None, None]).relu(), logits
+    return F.conv2d(grid, linear.weight[:, :, None, None]), logits
 
 
 def _gradient_maps(

@@ -131,11 +131,12 @@ def normalised(maps: NDArray[np.float32], rule: str) -> NDArray[np.float32]:
     ``max`` and ``minmax`` stretch every map to the full range, so that the strongest place of
     every present class has a score near one, however weak it is. ``absolute`` does not: it is
     ``2 sigmoid(M) - 1``, so that a map whose evidence is weak stays weak, and images can be
-    compared.
+    compared. ``median`` stretches from the median, the level of the surroundings of small objects,
+    and cuts what lies below.
 
     Args:
-        maps: (K, h, w) float32, not negative.
-        rule: ``max``, ``minmax`` or ``absolute``.
+        maps: (K, h, w) float32; not negative, unless the rule is ``minmax`` or ``median``.
+        rule: ``max``, ``minmax``, ``median`` or ``absolute``.
 
     Returns:
         (K, h, w) float32 in [0, 1].
@@ -147,12 +148,17 @@ def normalised(maps: NDArray[np.float32], rule: str) -> NDArray[np.float32]:
         >>> normalised(maps, "absolute").astype(float).round(2).tolist()
         [[[0.0, 0.46, 0.96]]]
     """
+    if len(maps) == 0:
+        return maps
     if rule == "absolute":
         return np.tanh(maps / 2)
     highest = maps.max(axis=(1, 2), keepdims=True)
     if rule == "max":
         return maps / (highest + EPSILON)
-    lowest = maps.min(axis=(1, 2), keepdims=True)
+    if rule == "median":
+        lowest = np.median(maps, axis=(1, 2), keepdims=True)
+    else:
+        lowest = maps.min(axis=(1, 2), keepdims=True)
     stretched = (maps - lowest - EPSILON) / (highest - lowest + EPSILON)
     return np.clip(stretched, 0, 1, out=stretched)
 

@@ -61,6 +61,13 @@ class Threshold(MethodConfig):
         description="`label_free`: lowest threshold, as a fraction of the median peak of the "
         "tagged classes.",
     )
+    factor: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="`label_free`: the chosen score is multiplied by this. A dense CRF behind the "
+        "threshold takes thin foreground away, so that maps should be cut generously before it.",
+    )
 
 
 class ThresholdRefiner:
@@ -107,12 +114,13 @@ class ThresholdRefiner:
         if config.method == "sweep":
             return _sweep(inputs, config)
         if config.method == "label_free":
-            return label_free_threshold(
+            state = label_free_threshold(
                 inputs,
                 ok_quantile=config.ok_quantile,
                 min_found_frac=config.min_found_frac,
                 min_peak_frac=config.min_peak_frac,
             )
+            return state | {"threshold": config.factor * state["threshold"]}
         return {"threshold": config.value, "method": "fixed", "tuned_on_masks": False}
 
     def __call__(
