@@ -165,6 +165,30 @@ def wsseg() -> Callable[..., subprocess.CompletedProcess[str]]:
     return call
 
 
+@pytest.fixture
+def cli() -> Iterator[Callable[..., Any]]:
+    """Run the command line in this process; has ``exit_code``, ``stdout`` and ``stderr``."""
+    from typer.testing import CliRunner
+
+    import wsseg.cli
+    from wsseg import console
+    from wsseg.cli import data, export, recipes, run
+
+    del data, export, recipes, run
+    handlers, state = list(console.logger.handlers), dict(console._state)
+
+    def call(*arguments: Any) -> Any:
+        result = CliRunner().invoke(wsseg.cli.app, [str(argument) for argument in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    yield call
+    console.logger.handlers[:] = handlers
+    console.logger.propagate = True
+    console._state.update(state)
+
+
 def results(run: Path) -> Iterator[tuple[str, bytes]]:
     """Give the files that must not depend on how often a run was interrupted."""
     for path in sorted(run.rglob("*")):

@@ -53,7 +53,8 @@ class ImageLookup:
         """Name a file that differs in letter case, suffix or folder only."""
         if file.as_posix() in self._beside:
             return f" It lies beside {self._listing.folder.name}/; move it inside."
-        near = self._stems.get(file.stem.casefold())
+        same_place = self._listing.images.get(file.with_suffix("").as_posix() if file.name else "")
+        near = same_place or self._stems.get(file.stem.casefold())
         return f' Did you mean "{shown(near, self._listing.folder)}"?' if near else ""
 
     @cached_property
