@@ -26,7 +26,8 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 def check(
     data: Data,
     deep: Annotated[
-        bool, typer.Option(help="Decode every image and mask; without, only names and tables.")
+        bool,
+        typer.Option(help="Decode every image and mask; without, only names, tables and headers."),
     ] = True,
 ) -> None:
     """List every problem of a data set with its file and remedy; exit code 3 on errors."""
