@@ -60,7 +60,7 @@ def test_every_bad_image_and_row_is_named_and_the_others_are_done(
     assert again.exit_code == 3
     strict = cli(*arguments, "--strict")
     assert strict.exit_code == 3
-    assert "has 4 error(s); 12 image(s) are fine" in strict.stderr
+    assert "has 4 error(s); 13 image(s) are fine" in strict.stderr
 
 
 def test_many_problems_are_counted(data, rows, recipe_path, tmp_path, cli, write_rows):
