@@ -41,23 +41,13 @@ def open_data(
         DataError: When the format cannot be told, no image is left, or there is an error and
             ``strict`` is set.
     """
-    from wsseg.data.discover import read_dataset
+    from wsseg.data.discover import read_dataset, without_errors
 
     dataset, problems = read_dataset(path, classes=classes, use_masks=use_masks, format=format)
     for note in dataset.notes:
         console.info(note)
-    found = f"{path}: the data set ({dataset.source}) has {problems.num_errors} error(s)"
-    if strict or not dataset.samples:
-        problems.raise_errors(f"{found}; {len(dataset)} image(s) are fine.")
-    if not dataset.samples:
-        raise DataError(
-            f"{path}: the data set ({dataset.source}) has no images. Check the folder.",
-            [str(problem) for problem in problems],
-        )
+    dataset = without_errors(dataset, problems, path, strict=strict)
     _say(problems)
-    if problems.num_errors:
-        note = f"{found}; what they concern is left out. First: {problems.errors[0]}"
-        dataset = dataclasses.replace(dataset, notes=(*dataset.notes, note))
     return dataset, {problem.file: str(problem) for problem in problems.errors}
 
 

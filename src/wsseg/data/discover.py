@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from wsseg.data.dataset import Dataset
@@ -70,6 +71,26 @@ def open_dataset(
         keep_difficult=keep_difficult,
         image_set=image_set,
     )
+    return without_errors(dataset, problems, path, strict=strict)
+
+
+def without_errors(
+    dataset: Dataset, problems: Problems, path: Path | str, *, strict: bool
+) -> Dataset:
+    """Accept a data set with errors, or refuse it.
+
+    Args:
+        dataset: The samples without errors.
+        problems: Everything that is wrong.
+        path: The data folder, for messages.
+        strict: Whether any error stops.
+
+    Returns:
+        The data set; its notes say how many errors there were.
+
+    Raises:
+        DataError: If there is an error and ``strict`` is set, or no sample is left.
+    """
     found = f"{path}: the data set ({dataset.source}) has {problems.num_errors} error(s)"
     if strict or not dataset.samples:
         problems.raise_errors(f"{found}; {len(dataset)} image(s) are fine.")
@@ -78,12 +99,10 @@ def open_dataset(
             f"{path}: the data set ({dataset.source}) has no images. Check the folder.",
             [str(problem) for problem in problems],
         )
-    if problems.num_errors:
-        note = f"{found}; their images are left out. First: {problems.errors[0]}"
-        return Dataset(
-            dataset.root, dataset.classes, dataset.samples, dataset.source, (*dataset.notes, note)
-        )
-    return dataset
+    if not problems.num_errors:
+        return dataset
+    note = f"{found}; what they concern is left out. First: {problems.errors[0]}"
+    return replace(dataset, notes=(*dataset.notes, note))
 
 
 def read_dataset(

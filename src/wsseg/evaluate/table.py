@@ -15,6 +15,26 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
+def stage_notes(stage: dict[str, Any]) -> str:
+    """Say what a number owes to a threshold, to tags and to ground-truth masks.
+
+    Args:
+        stage: An entry of ``metrics.json``.
+
+    Example:
+        >>> stage_notes({"threshold": 0.25, "tags": "oracle", "tuned_on_masks": True})
+        'threshold 0.25, oracle tags, TUNED ON MASKS'
+    """
+    notes = []
+    if stage.get("threshold") is not None:
+        notes.append(f"threshold {stage['threshold']:.2f}")
+    if stage["tags"]:
+        notes.append(f"{stage['tags']} tags")
+    if stage["tuned_on_masks"]:
+        notes.append("TUNED ON MASKS")
+    return ", ".join(notes)
+
+
 def stages_text(metrics: dict[str, Any]) -> str:
     """Draw one row per stage and split of ``metrics.json``.
 
@@ -26,18 +46,11 @@ def stages_text(metrics: dict[str, Any]) -> str:
     """
     head = f"{'stage':<30} {'split':<6} {'mIoU %':>7} {'fg %':>6} {'images':>7}"
     lines = [head, "-" * len(head)]
-    for stage in metrics["stages"]:
-        notes = []
-        if stage.get("threshold") is not None:
-            notes.append(f"threshold {stage['threshold']:.2f}")
-        if stage["tags"]:
-            notes.append(f"{stage['tags']} tags")
-        if stage["tuned_on_masks"]:
-            notes.append("TUNED ON MASKS")
-        lines.append(
-            f"{stage['label']:<30} {stage['split']:<6} {percent(stage['miou']):>7} "
-            f"{percent(stage['miou_foreground']):>6} {stage['num_images']:>7}  {', '.join(notes)}"
-        )
+    lines += [
+        f"{stage['label']:<30} {stage['split']:<6} {percent(stage['miou']):>7} "
+        f"{percent(stage['miou_foreground']):>6} {stage['num_images']:>7}  {stage_notes(stage)}"
+        for stage in metrics["stages"]
+    ]
     classifier = metrics.get("classifier")
     if classifier:
         lines.append(

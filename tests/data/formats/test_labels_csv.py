@@ -304,7 +304,7 @@ def test_strict_shows_all_errors_and_lenient_keeps_the_rest(folder, add_text):
     assert len(caught.value.problems) == 2
     dataset = open_dataset(folder, strict=False)
     assert [sample.id for sample in dataset] == ["sub/흠집"]
-    assert "2 error(s); their images are left out" in dataset.notes[-1]
+    assert "2 error(s); what they concern is left out" in dataset.notes[-1]
 
 
 def test_tags_that_look_like_a_list_are_questioned(folder, add_text):
