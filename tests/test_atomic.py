@@ -31,9 +31,14 @@ def test_a_file_appears_under_its_name_only_when_it_is_whole(tmp_path: Path) -> 
 def test_an_error_leaves_the_old_file_and_no_temporary(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     write_text(target, "old")
-    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
-        temporary.write_text("new")
-        raise RuntimeError("killed")
+
+    def fail() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("new")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fail()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 
