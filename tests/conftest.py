@@ -1,8 +1,8 @@
-"""Small data sets on disk, made of arrays."""
+"""Small data sets on disk, made of arrays; and a console that each test finds untouched."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wsseg import console
 from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.image_io import write_mask
 from wsseg.data.labels import ClassList, WeakLabels
 
 MakeDataset = Callable[..., Dataset]
+
+
+@pytest.fixture(autouse=True)
+def _untouched_console() -> Iterator[None]:
+    """Give the process its logging back: a test's stderr is closed when the test has ended."""
+    logger = console.logger
+    kept = (dict(console._state), logger.handlers[:], logger.propagate, logger.level)
+    said = set(console._said)
+    yield
+    console._state.update(kept[0])
+    logger.handlers[:], logger.propagate = kept[1], kept[2]
+    logger.setLevel(kept[3])
+    console._said.clear()
+    console._said.update(said)
 
 
 @pytest.fixture

@@ -4,25 +4,10 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator
 
 import pytest
 
 from wsseg import console
-
-
-@pytest.fixture(autouse=True)
-def _untouched() -> Iterator[None]:
-    """Give the process its logging and state back."""
-    logger = console.logger
-    kept = (dict(console._state), logger.handlers[:], logger.propagate, logger.level)
-    said = set(console._said)
-    yield
-    console._state.update(kept[0])
-    logger.handlers[:], logger.propagate = kept[1], kept[2]
-    logger.setLevel(kept[3])
-    console._said.clear()
-    console._said.update(said)
 
 
 class Terminal(io.StringIO):

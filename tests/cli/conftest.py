@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-
-from wsseg import console
 
 
 @dataclass(frozen=True)
@@ -28,12 +26,8 @@ class Done:
 
 
 @pytest.fixture
-def cli(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Done]]:
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
     """Give a function that runs ``wsseg ARGUMENTS`` here and now."""
-    logger = console.logger
-    kept = (dict(console._state), logger.handlers[:], logger.propagate, logger.level)
 
     def call(*arguments: object) -> Done:
         from wsseg.cli import main
@@ -46,7 +40,4 @@ def cli(
         code = ended.value.code
         return Done(code if isinstance(code, int) else 0, captured.out, captured.err)
 
-    yield call
-    console._state.update(kept[0])
-    logger.handlers[:], logger.propagate = kept[1], kept[2]
-    logger.setLevel(kept[3])
+    return call

@@ -149,7 +149,7 @@ def test_torn_log_line_and_leftover_files_are_cleared_away(tiny, tmp_path):
         _run(tiny, folder, KilledData(tiny.Data(), 14))
     with (folder / "metrics.jsonl").open("a") as stream:
         stream.write('{"epoch": 2, "lo')
-    (folder / ".tmp-123.safetensors").write_bytes(b"half")
+    (folder / ".tmp-0123456789ab.safetensors").write_bytes(b"half")
     _run(tiny, folder)
     assert [line["epoch"] for line in _lines(folder)] == [1, 2, 3]
     assert (folder / "metrics.jsonl").read_text().count("\n") == 3
