@@ -27,6 +27,7 @@ def as_json(cli):
     return call
 
 
+@pytest.mark.slow
 def test_flags_may_stand_anywhere_and_stdout_holds_json_only(
     wsseg, template, recipe_path, tmp_path
 ):
@@ -232,6 +233,7 @@ def test_explaining_verbs(as_json, cli):
     assert "packages" in as_json("doctor")
 
 
+@pytest.mark.slow
 def test_compare_draws_a_table_over_seeds(as_json, cli, template, recipe_path, tmp_path):
     other = tmp_path / "other.yaml"
     other.write_text(recipe_path.read_text().replace("value: 0.3", "value: 0.5"))
