@@ -225,3 +225,30 @@ def test_after_kill_9_the_next_run_does_the_rest(tmp_path: Path) -> None:
     files = sorted((folder / "scores").iterdir())
     assert [path.read_text() for path in files] == [str(i) for i in range(10)]
     assert StageDir(folder, "f").state()["progress"] == "done"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="fork is POSIX")
+def test_children_of_a_killed_process_do_not_keep_others_out(tmp_path: Path) -> None:
+    script = """
+        import os, signal, sys, time
+        from pathlib import Path
+        from wsseg.rundir import RunDir
+        with RunDir(Path(sys.argv[1])).locked():
+            if os.fork() == 0:
+                time.sleep(30)
+                os._exit(0)
+            print("locked", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "run")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as killed:
+        assert killed.stdout is not None
+        assert killed.stdout.readline() == "locked\n"
+        assert killed.wait(timeout=20) == -signal.SIGKILL
+        try:
+            with RunDir(tmp_path / "run").locked():
+                pass
+        finally:
+            os.killpg(killed.pid, signal.SIGKILL)

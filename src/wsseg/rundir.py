@@ -329,8 +329,9 @@ def _lock(stream: Any, folder: Path) -> None:
     except ImportError:  # Windows: no advisory locks of this kind; runs are not guarded there
         return
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        # Not flock: processes that load training items would hold it on after this one is killed.
+        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
         raise OutputError(
             f"Another wsseg process is working in {folder}. Wait for it, or choose another "
             "folder with --out."
