@@ -40,6 +40,12 @@ _CLASSES: dict[str, str] = {
 _LEAST_SIDE_PX = {"pan": 128}
 
 
+_FULL_DEPTH = 5
+_SHALLOW = frozenset({"linknet", "manet", "unet", "unetplusplus"})
+# The defaults of segmentation-models-pytorch, coarsest first.
+_DECODER_CHANNELS = (256, 128, 64, 32, 16)
+
+
 class SegmentationNet(nn.Module):
     """Encoder and decoder from images to class logits at full size.
 
@@ -49,6 +55,9 @@ class SegmentationNet(nn.Module):
         num_outputs: Number of logits per pixel: background and the C classes.
         weights: ``"imagenet"``, ``"none"`` or the path of a weight file for the encoder.
         in_channels: 3 for colour, 1 for grey images.
+        encoder_depth: Stages of the encoder that are used, 3 to 5; fewer make a small, fast
+            network that sees less around each pixel. Other than 5 for ``unet``,
+            ``unetplusplus``, ``manet`` and ``linknet``.
 
     Raises:
         RecipeError: When the architecture or encoder is unknown, or they do not fit.
@@ -63,13 +72,20 @@ class SegmentationNet(nn.Module):
         *,
         weights: str = "imagenet",
         in_channels: int = 3,
+        encoder_depth: int = 5,
     ) -> None:
         super().__init__()
         self.architecture = architecture
         self.encoder_name = encoder
         self.num_outputs = num_outputs
         self.in_channels = in_channels
-        self.net = _build(architecture, encoder, num_outputs, in_channels)
+        self.net = _build(
+            architecture,
+            encoder,
+            encoder_depth,
+            in_channels=in_channels,
+            classes=num_outputs,
+        )
         load_encoder_weights(self.net.encoder, encoder, weights)
         self.net = _with_safe_batch_norm(self.net)
         self.multiple_px = int(self.net.encoder.output_stride)
@@ -106,14 +122,26 @@ class SegmentationNet(nn.Module):
         return [parameter for module in modules for parameter in module.parameters()]
 
 
-def _build(architecture: str, encoder: str, num_outputs: int, in_channels: int) -> Any:
+def _build(architecture: str, encoder: str, encoder_depth: int, **sizes: int) -> Any:
     """Construct the network with random weights."""
     import segmentation_models_pytorch as smp
 
     if architecture not in _CLASSES:
         raise RecipeError(unknown_name("architecture", architecture, get_args(Architecture)))
-    if in_channels not in (1, 3):
-        raise RecipeError(f"in_channels is {in_channels}; allowed are 3 (colour) and 1 (grey).")
+    if sizes["in_channels"] not in (1, 3):
+        raise RecipeError(
+            f"in_channels is {sizes['in_channels']}; allowed are 3 (colour) and 1 (grey)."
+        )
+    options: dict[str, Any] = {}
+    if encoder_depth != _FULL_DEPTH:
+        if architecture not in _SHALLOW:
+            raise RecipeError(
+                f"encoder_depth is {encoder_depth}, but {architecture} always uses "
+                f"{_FULL_DEPTH} stages. Choose one of {', '.join(sorted(_SHALLOW))}."
+            )
+        options["encoder_depth"] = encoder_depth
+        if architecture != "linknet":
+            options["decoder_channels"] = _DECODER_CHANNELS[-encoder_depth:]
     if not encoder.startswith("tu-") and encoder not in smp.encoders.encoders:
         raise RecipeError(
             unknown_name("encoder", encoder, smp.encoders.encoders)
@@ -121,7 +149,7 @@ def _build(architecture: str, encoder: str, num_outputs: int, in_channels: int) 
         )
     try:
         return getattr(smp, _CLASSES[architecture])(
-            encoder_name=encoder, encoder_weights=None, in_channels=in_channels, classes=num_outputs
+            encoder_name=encoder, encoder_weights=None, **sizes, **options
         )
     except (ValueError, KeyError, RuntimeError, TypeError, NotImplementedError) as error:
         raise RecipeError(

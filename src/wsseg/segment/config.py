@@ -132,6 +132,13 @@ class Smp(SegmenterConfig):
         "resnet34",
         description="Encoder of segmentation-models-pytorch, or tu- and a timm name.",
     )
+    encoder_depth: int = Field(
+        5,
+        ge=3,
+        le=5,
+        description="Stages of the encoder that are used; 3 is a small, fast network that sees "
+        "less around each pixel (unet, unetplusplus, manet, linknet).",
+    )
     weights: str = Field(
         "imagenet",
         description="Encoder's first weights: imagenet, none (from scratch) or the path of a file.",

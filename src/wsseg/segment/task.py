@@ -126,5 +126,6 @@ def smp(*, config: Smp = Smp(), num_classes: int) -> SegmenterTask:
         num_classes + 1,
         weights=config.weights,
         in_channels=config.in_channels,
+        encoder_depth=config.encoder_depth,
     )
     return SegmenterTask(net, config.loss, num_classes)
