@@ -82,8 +82,9 @@ class InferenceConfig(Config):
         "max",
         description="max: divide each map by its maximum. minmax: stretch it from its minimum to "
         "its maximum. median: from its median, which is the level of the surroundings where "
-        "objects cover less than half of the image, to its maximum. absolute: 2 sigmoid(map) - 1, comparable between images: a class that the "
-        "network hardly sees stays weak instead of being blown up (for extractor cam).",
+        "objects cover less than half of the image, to its maximum. absolute: 2 sigmoid(map) - 1, "
+        "comparable between images: a class that the network hardly sees stays weak instead of "
+        "being blown up (for extractor cam).",
     )
     map_stride_px: int = Field(
         4, ge=1, le=32, description="Pixels per cell of the maps that are kept."
