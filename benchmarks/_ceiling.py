@@ -59,6 +59,6 @@ def train_ceiling(dataset: Dataset, recipe: Recipe, out: Path) -> dict[str, Any]
         segmenter_tuned_on_masks=False,
         boundary_width_frac=recipe.evaluate.boundary_width_frac,
     )
-    document = evaluate(dataset, inputs, out / "metrics.json")
+    document = evaluate(dataset, inputs, StageDir(out / "evaluate", mark), out / "metrics.json")
     entries = [e for e in document["stages"] if e["stage"] == "segment" and e["split"] == "val"]
     return entries[0] | {"seconds": trained.state()["seconds"]}

@@ -20,7 +20,8 @@ OVERRIDES = (
     "segment.augment.crop_px=128",
     "segment.augment.scale=null",
     "refine.steps.dense_crf.bilateral_sxy_px=10",
-    "segment.training.epochs=25",
+    "localize.training.epochs=22",
+    "segment.training.epochs=18",
 )
 
 
