@@ -32,7 +32,9 @@ def main() -> None:
     took_s, memory_gb = time.perf_counter() - started, peak_memory_gb()
     dataset = open_dataset(arguments.out / "data")
     recipe = load_recipe(finished.run.recipe_path)
-    ceiling = train_ceiling(dataset, recipe, arguments.out / "ceiling")
+    ceiling = train_ceiling(
+        dataset, recipe, arguments.out.with_name(arguments.out.name + "-ceiling")
+    )
     weak = next(
         stage
         for stage in finished.metrics["stages"]

@@ -36,7 +36,11 @@ def main() -> None:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     finished = run(dataset, recipe=recipe, out=out)
     memory_gb = peak_memory_gb()
-    ceiling = None if arguments.no_ceiling else train_ceiling(dataset, recipe, out / "ceiling")
+    ceiling = (
+        None
+        if arguments.no_ceiling
+        else train_ceiling(dataset, recipe, out.with_name(out.name + "-ceiling"))
+    )
     print(f"`{command()}`, seed {recipe.seed}; {describe()}; peak memory {memory_gb:.1f} GB\n")
     print(table(finished.metrics, seconds(out), ceiling))
 

@@ -55,6 +55,11 @@ class BackgroundCue(MethodConfig):
     name: Literal["background_cue"] = Field(
         "background_cue", description="Which refiner: background = complement of a saliency cue."
     )
+    cue_folder: str | None = Field(
+        None,
+        description="Folder with one grey picture per image, named by the image's id; white "
+        "stands out. null: the cue is given from Python.",
+    )
 
 
 def background_constant(
@@ -171,8 +176,8 @@ def _checked_cue(scores: Scores, context: RefineContext | None) -> npt.NDArray[n
     where = f' for image "{context.sample_id}"' if context and context.sample_id else ""
     if cue is None:
         raise DataError(
-            f"background_cue needs a saliency cue{where} and got none. Add a cue to the recipe, "
-            "or use background_constant, background_power or threshold."
+            f"background_cue needs a saliency cue{where} and got none. Name the folder of "
+            "the maps as cue_folder, or use background_constant, background_power or threshold."
         )
     if cue.shape != scores.size:
         raise DataError(

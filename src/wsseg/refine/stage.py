@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any
 
 from wsseg import console, registry
 from wsseg.atomic import write_json
 from wsseg.config import MethodConfig
 from wsseg.context import RunContext
+from wsseg.cues.folder import read_cue
 from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.scores import load_scores, save_scores
 from wsseg.data.working import read_working_image
@@ -70,10 +72,12 @@ def refine_step(
     def work(sample: Sample) -> None:
         scores = load_scores(before.file("scores", sample.id, ".npz"))
         image = read_working_image(sample.image_path, context.max_side_px)
+        folder = getattr(config, "cue_folder", None)
         step_context = RefineContext(
             sample_id=sample.id,
             tags=sample.labels.tags,
             device=device,
+            cue=None if folder is None else read_cue(Path(folder), sample.id, image.shape[:2]),
             state=state,
             folder=stage.path,
             shared=shared,

@@ -1,0 +1,1 @@
+"""Class-agnostic knowledge of images: what stands out, what belongs together."""
