@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+# Parallel test processes share the cores: a pool of threads in each would only wait for the others.
+# OpenMP reads this when torch or OpenCV is first imported, so it stands before all imports.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
