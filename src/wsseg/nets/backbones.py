@@ -105,14 +105,9 @@ class Backbone(nn.Module):
 
     def _find_stages(self) -> dict[int, str]:
         """Name the modules that end a stage; branching networks lack some."""
-        names = [entry["module"] for entry in _feature_info(self.trunk)]
-        if not names:
+        chosen = published_stages(self.trunk)
+        if not chosen:
             return {}
-        if self.layout == "tokens":
-            chosen = {k: names[math.ceil(len(names) * k / 4) - 1] for k in range(1, 5)}
-        else:
-            first = int(math.log2(_feature_info(self.trunk)[0]["reduction"])) - 1
-            chosen = {first + index: name for index, name in enumerate(names)}
         modules = dict(self.trunk.named_modules())
         existing = {stage: modules[name] for stage, name in chosen.items() if name in modules}
         with torch.no_grad(), captured(list(existing.values())) as outputs:
@@ -302,9 +297,33 @@ def captured(modules: list[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
             handle.remove()
 
 
-def _feature_info(trunk: Any) -> list[dict[str, Any]]:
-    info: Any = getattr(trunk, "feature_info", [])
+def feature_info(trunk: Any) -> list[dict[str, Any]]:
+    """List what a network says about its stages: ``module``, ``reduction``, ``num_chs`` of each.
+
+    Args:
+        trunk: The network.
+    """
+    info: Any = getattr(trunk, "feature_info", None) or []
     return list(getattr(info, "info", info))
+
+
+def published_stages(trunk: Any) -> dict[int, str]:
+    """Name the module that a network says ends each stage, whether it exists or not.
+
+    Args:
+        trunk: The network.
+
+    Returns:
+        ``{stage: module name}``, numbered as in `Backbone.stage_modules`.
+    """
+    entries = feature_info(trunk)
+    names = [entry["module"] for entry in entries]
+    if not names:
+        return {}
+    if layout_of(trunk) == "tokens":
+        return {k: names[math.ceil(len(names) * k / 4) - 1] for k in range(1, 5)}
+    first = int(math.log2(entries[0]["reduction"])) - 1
+    return dict(enumerate(names, start=first))
 
 
 def patch_size(trunk: Any) -> int:

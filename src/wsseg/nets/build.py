@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import nn
+
 from wsseg.errors import RecipeError
-from wsseg.nets.backbones import STRIDES, Backbone, layout_of, patch_size
+from wsseg.nets.backbones import (
+    STRIDES,
+    Backbone,
+    captured,
+    feature_info,
+    layout_of,
+    patch_size,
+    published_stages,
+)
 from wsseg.nets.output_stride import set_output_stride
 from wsseg.nets.trunks import create_trunk
 
 # What networks raise on an image of a size, or in a form, that they cannot take.
 _SHAPE_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError)
+_CHECK_PX = 64
 
 
 def build_backbone(
@@ -47,15 +59,17 @@ def build_backbone(
         raise RecipeError(f"Output stride {output_stride} is not offered; choose from {STRIDES}.")
     trunk = create_trunk(name, weights=weights, in_channels=in_channels)
     if last_stage is not None:
-        _cut_after(trunk, name, last_stage)
+        _cut_after(trunk, name, last_stage, in_channels)
     try:
         _stride_trunk(trunk, output_stride, dilate=dilate, in_channels=in_channels)
         backbone = Backbone(trunk, name, in_channels)
     except _SHAPE_ERRORS as error:
-        raise _cannot_stride(name, output_stride, in_channels, str(error)) from error
+        raise _cannot_stride(
+            name, output_stride, in_channels, str(error), last_stage=last_stage
+        ) from error
     if backbone.stride != output_stride:
         reason = f"its output has stride {backbone.stride}"
-        raise _cannot_stride(name, output_stride, in_channels, reason)
+        raise _cannot_stride(name, output_stride, in_channels, reason, last_stage=last_stage)
     backbone.freeze_unused()
     statistics = getattr(trunk, "pretrained_cfg", None) or {}
     if weights != "none" and "mean" in statistics:
@@ -67,23 +81,51 @@ def build_backbone(
     return backbone.train()
 
 
-def _cut_after(trunk: Any, name: str, last_stage: int) -> None:
-    """Replace the stages behind one by nothing; stages are counted as in `Backbone`."""
-    from torch import nn
+def _cut_after(trunk: Any, name: str, last_stage: int, in_channels: int) -> None:
+    """Replace the stages behind one by nothing; stages are counted as in `Backbone`.
 
-    entries = list(getattr(trunk, "feature_info", None) or [])
-    levels = [entry["reduction"].bit_length() - 2 for entry in entries]
-    behind = [entry["module"] for entry, level in zip(entries, levels, strict=True)
-              if level > last_stage]  # fmt: skip
-    if layout_of(trunk) == "tokens" or last_stage not in levels:
-        known = ", ".join(map(str, sorted(set(levels)))) if levels else "none"
+    Raises:
+        RecipeError: When there is no such stage, or the network has layers behind it that belong
+            to no stage of their own, so that its output would not be that of the stage.
+    """
+    stages = {} if layout_of(trunk) == "tokens" else published_stages(trunk)
+    if last_stage not in stages:
+        known = ", ".join(map(str, stages)) or "none"
         raise RecipeError(
             f'"{name}" cannot end after stage {last_stage}; stages that it can end after: '
-            f"{'none' if layout_of(trunk) == 'tokens' else known}. Leave last_stage out."
+            f"{known}. Leave last_stage out."
         )
-    for module in behind:
-        parent, _, child = module.rpartition(".")
-        setattr(trunk.get_submodule(parent), child, nn.Identity())
+    behind = [module for stage, module in stages.items() if stage > last_stage]
+    if not behind:
+        return
+    try:
+        for module in behind:
+            parent, _, child = module.rpartition(".")
+            setattr(trunk.get_submodule(parent), child, nn.Identity())
+        is_cut = _ends_with(trunk, trunk.get_submodule(stages[last_stage]), in_channels)
+    except (AttributeError, *_SHAPE_ERRORS):
+        is_cut = False
+    if not is_cut:
+        raise RecipeError(
+            f'"{name}" cannot end after stage {last_stage}: it has layers behind it that cannot be '
+            "left out. Leave last_stage out, or choose a ResNet, RegNet or ConvNeXt."
+        )
+    trunk.feature_info = feature_info(trunk)[: -len(behind)]
+
+
+def _ends_with(trunk: Any, stage: nn.Module, in_channels: int) -> bool:
+    """Tell whether the output of a network is that of one of its modules."""
+    noise = torch.rand(
+        1, in_channels, _CHECK_PX, _CHECK_PX, generator=torch.Generator().manual_seed(0)
+    )
+    was_training = trunk.training
+    trunk.eval()
+    try:
+        with torch.no_grad(), captured([stage]) as outputs:
+            features = trunk.forward_features(noise)
+    finally:
+        trunk.train(was_training)
+    return stage in outputs and torch.equal(features, outputs[stage])
 
 
 def _stride_trunk(trunk: Any, wanted: int, *, dilate: bool, in_channels: int) -> None:
@@ -104,7 +146,9 @@ def _stride_patches(trunk: Any, wanted: int) -> None:
         projection.padding = ((patch - wanted) // 2,) * 2
 
 
-def _cannot_stride(name: str, wanted: int, in_channels: int, reason: str) -> RecipeError:
+def _cannot_stride(
+    name: str, wanted: int, in_channels: int, reason: str, *, last_stage: int | None
+) -> RecipeError:
     """Say which output strides a backbone offers, by trying them on untrained copies."""
     offered = []
     for stride in STRIDES:
@@ -112,6 +156,8 @@ def _cannot_stride(name: str, wanted: int, in_channels: int, reason: str) -> Rec
             continue
         try:
             trunk = create_trunk(name, weights="none", in_channels=in_channels)
+            if last_stage is not None:
+                _cut_after(trunk, name, last_stage, in_channels)
             _stride_trunk(trunk, stride, dilate=True, in_channels=in_channels)
             if Backbone(trunk, name, in_channels).stride == stride:
                 offered.append(stride)
