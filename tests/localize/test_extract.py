@@ -43,6 +43,14 @@ def test_cam_is_the_rectified_class_map(net: ClassMapNet, images: Tensor) -> Non
     torch.testing.assert_close(found.logits, net(images).detach())
 
 
+def test_cam_keeps_evidence_against_a_class_where_asked_to(
+    net: ClassMapNet, images: Tensor
+) -> None:
+    raw = extract(net, images, config=CamExtractor(rectify=False)).maps
+    assert raw.min() < 0
+    torch.testing.assert_close(raw.relu(), extract(net, images).maps)
+
+
 def test_grad_cam_of_a_linear_head_on_mean_features_is_cam(
     net: ClassMapNet, images: Tensor
 ) -> None:

@@ -8,7 +8,12 @@ from torch import Tensor, nn
 
 from wsseg.data.colour import normalise
 from wsseg.errors import DataError
-from wsseg.localize.config import GradCamExtractor, InferenceConfig, LayerCamExtractor
+from wsseg.localize.config import (
+    CamExtractor,
+    GradCamExtractor,
+    InferenceConfig,
+    LayerCamExtractor,
+)
 from wsseg.localize.inference import class_maps, classify, normalised, prepare
 from wsseg.nets.backbones import Backbone
 from wsseg.nets.build import build_backbone
@@ -208,6 +213,32 @@ def test_minmax_normalisation_removes_a_constant() -> None:
     maps = np.array([[[2.0, 3.0, 4.0]]], np.float32)
     np.testing.assert_allclose(normalised(maps, "minmax"), [[[0, 0.5, 1]]], atol=1e-4)
     assert (normalised(np.full((1, 2, 2), 7.0, np.float32), "minmax") == 0).all()
+
+
+def test_median_normalisation_counts_from_the_level_of_the_surroundings() -> None:
+    maps = np.array([[[-9.0, -2.0, -2.0, -1.0, 0.0]]], np.float32)
+    np.testing.assert_allclose(normalised(maps, "median"), [[[0, 0, 0, 0.5, 1]]], atol=1e-4)
+    np.testing.assert_allclose(
+        normalised(maps + 100, "median"), normalised(maps, "median"), atol=1e-4
+    )
+    assert (normalised(np.full((1, 2, 2), -7.0, np.float32), "median") == 0).all()
+
+
+@pytest.mark.parametrize("tile_px", [None, 64])
+def test_negative_maps_become_scores_between_zero_and_one(
+    trained_like: ClassMapNet, tile_px: int | None
+) -> None:
+    config = InferenceConfig(
+        extractor=CamExtractor(rectify=False),
+        normalise="median",
+        tile_px=tile_px,
+        tile_overlap_px=16,
+    )
+    scores, _ = class_maps(trained_like, scene(96, 130), {1, 2, 3}, config)
+    found = scores.values[1:]
+    assert found.min() == 0
+    np.testing.assert_allclose(found.max(axis=(1, 2)), 1, atol=1e-3)
+    assert np.median(found, axis=(1, 2)).max() < 1e-2
 
 
 def test_absolute_normalisation_leaves_a_weak_map_weak() -> None:

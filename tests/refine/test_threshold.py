@@ -113,6 +113,15 @@ def test_small_objects_on_strong_noise_do_not_make_the_rule_split_the_noise():
     assert state["threshold"] == state["peak_floor"] == pytest.approx(0.33, abs=0.001)
 
 
+def test_the_factor_lowers_the_label_free_score_and_no_other():
+    data = make_data(blobs(6, (8, 12))[1], [frozenset({1})] * 6)
+    whole = threshold.fit(inputs_of(data), config=Threshold())
+    cut = threshold.fit(inputs_of(data), config=Threshold(factor=0.6))
+    assert cut == whole | {"threshold": pytest.approx(0.6 * whole["threshold"])}
+    fixed = threshold.fit(inputs_of(data), config=Threshold(method="fixed", factor=0.6))
+    assert fixed["threshold"] == 0.2
+
+
 def test_label_free_does_not_open_masks_and_looks_at_training_images_only():
     _, maps = blobs(4, (8, 12))
     train = make_data(maps, [frozenset({1})] * 4, masks=[FOLDER / "does-not-exist.png"] * 4)
