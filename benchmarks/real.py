@@ -17,6 +17,7 @@ from _ceiling import train_ceiling
 from _machine import command, describe, peak_memory_gb
 from wsseg import console
 from wsseg.data.discover import open_dataset
+from wsseg.evaluate.table import stage_notes
 from wsseg.pipeline import run
 from wsseg.recipe import load_recipe
 
@@ -72,17 +73,10 @@ def table(metrics: dict[str, Any], took: dict[str, float], ceiling: dict[str, An
 
 
 def _row(entry: dict[str, Any], cost: float | None) -> str:
-    notes = []
-    if entry.get("threshold") is not None:
-        notes.append(f"threshold {entry['threshold']:.2f}")
-    if entry["tags"]:
-        notes.append(f"{entry['tags']} tags")
-    if entry["tuned_on_masks"]:
-        notes.append("tuned on masks")
     foreground = entry["miou_foreground"]
     return (
         f"| {entry['label']} | {entry['split']} | {100 * entry['miou']:.1f} | "
-        f"{100 * foreground:.1f} | {', '.join(notes)} | {'' if cost is None else f'{cost:.0f}'} |"
+        f"{100 * foreground:.1f} | {', '.join(stage_notes(entry))} | {'' if cost is None else f'{cost:.0f}'} |"
     )
 
 
