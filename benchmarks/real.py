@@ -74,9 +74,10 @@ def table(metrics: dict[str, Any], took: dict[str, float], ceiling: dict[str, An
 
 def _row(entry: dict[str, Any], cost: float | None) -> str:
     foreground = entry["miou_foreground"]
+    took = "" if cost is None else f"{cost:.0f}"
     return (
         f"| {entry['label']} | {entry['split']} | {100 * entry['miou']:.1f} | "
-        f"{100 * foreground:.1f} | {', '.join(stage_notes(entry))} | {'' if cost is None else f'{cost:.0f}'} |"
+        f"{100 * foreground:.1f} | {stage_notes(entry)} | {took} |"
     )
 
 
