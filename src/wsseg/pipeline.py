@@ -27,6 +27,7 @@ from wsseg.rundir import RunDir, StageDir, fingerprint
 
 if TYPE_CHECKING:
     from wsseg.evaluate.stage import EvaluateInputs
+    from wsseg.nets.cam_head import ClassMapNet
 
 BACKGROUND_RULES = ("background_constant", "background_cue", "background_power", "threshold")
 MACHINE_FILE = "machine.json"
@@ -260,19 +261,23 @@ def _train_and_map(
     dataset: Dataset, recipe: Recipe, stages: Plan, context: RunContext, wanted: Sequence[str]
 ) -> None:
     """Do the stages that make something: maps, refined maps, masks, a segmenter, its masks."""
-    from wsseg.localize.stage import localize
+    from wsseg.localize.stage import localize, train_localizer
     from wsseg.pseudo.stage import pseudo
     from wsseg.refine.stage import refine_step
     from wsseg.segment.stage import predict, segment
 
     if "localize" in wanted:
         localize(dataset, recipe.localize, stages.localize, context)
+
+    def localizer() -> ClassMapNet:
+        return train_localizer(dataset, recipe.localize, stages.localize, context)
+
     before = stages.localize
     if "refine" in wanted:
         from_main_process(lambda: _remove_other_steps(stages))
     for step, stage in zip(recipe.refine.steps, stages.refine, strict=True):
         if "refine" in wanted:
-            refine_step(dataset, step, before, stage, context)
+            refine_step(dataset, step, before, stage, context, localizer)
         before = stage
     if "pseudo" in wanted:
         from_main_process(lambda: pseudo(dataset, recipe.pseudo, before, stages.pseudo))

@@ -18,9 +18,9 @@ Rules for every refiner:
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from wsseg.config import MethodConfig
 from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.scores import Scores
 from wsseg.errors import DataError
+
+if TYPE_CHECKING:
+    from wsseg.nets.cam_head import ClassMapNet
 
 
 @dataclass
@@ -46,6 +49,8 @@ class RefineContext:
         cache: Reused between refiners of the same image, such as the lattice of the CRF. Start
             keys with the name of the method and put every setting that matters into them.
         shared: Reused between all images of one stage, such as a loaded network.
+        localizer: Loads the run's trained localizer, in evaluation mode on the CPU; None where
+            there is none. Keep what it returns in `shared`.
     """
 
     sample_id: str = ""
@@ -56,6 +61,7 @@ class RefineContext:
     folder: Path | None = None
     cache: dict[Hashable, Any] = field(default_factory=dict)
     shared: dict[Hashable, Any] = field(default_factory=dict)
+    localizer: Callable[[], ClassMapNet] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,12 @@ class FitInputs:
         seed: Seed of everything random.
         device: Where torch code runs.
         allow_masks: Whether ground-truth masks may tune something.
+        max_side_px: Images are read with their longer side reduced to this; None as they are.
+            Read them with `wsseg.data.working.read_working_image`, which is what scores fit.
+        fingerprint: Names the stage's settings and inputs; a training that is found under
+            another one starts anew.
+        localizer: Loads the run's trained localizer, in evaluation mode on the CPU; None where
+            there is none. Networks that learn from its maps start from its weights.
     """
 
     dataset: Dataset
@@ -81,6 +93,9 @@ class FitInputs:
     seed: int = 0
     device: str = "cpu"
     allow_masks: bool = False
+    max_side_px: int | None = None
+    fingerprint: str = ""
+    localizer: Callable[[], ClassMapNet] | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -99,15 +114,7 @@ class FitInputs:
 
     def of(self, samples: tuple[Sample, ...]) -> FitInputs:
         """Keep only the given samples."""
-        return FitInputs(
-            dataset=self.dataset,
-            samples=samples,
-            load=self.load,
-            folder=self.folder,
-            seed=self.seed,
-            device=self.device,
-            allow_masks=self.allow_masks,
-        )
+        return replace(self, samples=samples)
 
 
 class Refiner(Protocol):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsseg import console, registry
 from wsseg.atomic import write_json
@@ -20,6 +20,9 @@ from wsseg.processes import from_main_process
 from wsseg.refine.protocol import FitInputs, FittedRefiner, RefineContext
 from wsseg.rundir import StageDir
 
+if TYPE_CHECKING:
+    from wsseg.nets.cam_head import ClassMapNet
+
 VERSION = 1
 STATE_FILE = "state.json"
 
@@ -30,6 +33,7 @@ def refine_step(
     before: StageDir,
     stage: StageDir,
     context: RunContext,
+    localizer: Callable[[], ClassMapNet] | None = None,
 ) -> None:
     """Apply one refiner to the scores of every image.
 
@@ -39,6 +43,7 @@ def refine_step(
         before: The stage whose scores are refined.
         stage: Where the refined scores go.
         context: Settings of the run.
+        localizer: Loads the trained localizer, for refiners that start from its weights.
 
     Raises:
         DataError: When a refiner that looks at the whole data set cannot work with it.
@@ -61,6 +66,9 @@ def refine_step(
             seed=context.seed,
             device=device,
             allow_masks=context.allow_masks,
+            max_side_px=context.max_side_px,
+            fingerprint=stage.fingerprint,
+            localizer=localizer,
         )
         state = refiner.fit(inputs, config=config)
         from_main_process(lambda: write_json(stage.path / STATE_FILE, state))
@@ -81,6 +89,7 @@ def refine_step(
             state=state,
             folder=stage.path,
             shared=shared,
+            localizer=localizer,
         )
         refined = refiner(image, scores, config=config, context=step_context)
         save_scores(stage.file("scores", sample.id, ".npz"), refined)
