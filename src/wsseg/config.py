@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -18,4 +20,11 @@ class Config(BaseModel):
 
 
 class MethodConfig(Config):
-    """Settings of one registered method; subclasses declare ``name: Literal["its_name"]``."""
+    """Settings of one registered method; subclasses declare ``name: Literal["its_name"]``.
+
+    Attributes:
+        writes_background: Whether the method, a refiner, makes the background row of its scores
+            anew. From such a step on the scores can be scored as masks.
+    """
+
+    writes_background: ClassVar[bool] = False

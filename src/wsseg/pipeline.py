@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from wsseg.evaluate.stage import EvaluateInputs
     from wsseg.nets.cam_head import ClassMapNet
 
-BACKGROUND_RULES = ("background_constant", "background_cue", "background_power", "threshold")
 MACHINE_FILE = "machine.json"
 SETTINGS_FILE = "settings.json"
 STAGES = ("localize", "refine", "pseudo", "segment", "evaluate", "report")
@@ -346,7 +345,7 @@ def _evaluate_inputs(recipe: Recipe, stages: Plan) -> EvaluateInputs:
     for step, stage in zip(recipe.refine.steps, stages.refine, strict=True):
         content = step.model_dump()
         state = stage.state().get("state", {})
-        has_background |= content["name"] in BACKGROUND_RULES
+        has_background |= step.writes_background
         tuned |= bool(state.get("tuned_on_masks"))
         threshold = state.get("threshold")
         if content["name"] == "background_constant":

@@ -12,7 +12,7 @@ What was in row 0 before does not matter. An image without classes becomes backg
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ from wsseg.refine.protocol import RefineContext
 class BackgroundConstant(MethodConfig):
     """Settings of `background_constant`."""
 
+    writes_background: ClassVar[bool] = True
+
     name: Literal["background_constant"] = Field(
         "background_constant", description="Which refiner: the same background score everywhere."
     )
@@ -37,6 +39,8 @@ class BackgroundConstant(MethodConfig):
 
 class BackgroundPower(MethodConfig):
     """Settings of `background_power`."""
+
+    writes_background: ClassVar[bool] = True
 
     name: Literal["background_power"] = Field(
         "background_power", description="Which refiner: background = (1 - strongest class)^alpha."
@@ -51,6 +55,8 @@ class BackgroundPower(MethodConfig):
 
 class BackgroundCue(MethodConfig):
     """Settings of `background_cue`."""
+
+    writes_background: ClassVar[bool] = True
 
     name: Literal["background_cue"] = Field(
         "background_cue", description="Which refiner: background = complement of a saliency cue."

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -28,6 +28,8 @@ from wsseg.refine.protocol import FitInputs, RefineContext
 
 class Threshold(MethodConfig):
     """Settings of `threshold`."""
+
+    writes_background: ClassVar[bool] = True
 
     name: Literal["threshold"] = Field(
         "threshold", description="Which refiner: a background score chosen over the data set."
