@@ -23,6 +23,7 @@ TABLES: dict[str, dict[str, str]] = {
         "cam": "wsseg.localize.tags.cam:cam",
     },
     "refiners": {
+        "attention_affinity": "wsseg.refine.attention_affinity:attention_affinity",
         "background_constant": "wsseg.refine.background:background_constant",
         "background_cue": "wsseg.refine.background:background_cue",
         "background_power": "wsseg.refine.background:background_power",
