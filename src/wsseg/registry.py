@@ -28,6 +28,8 @@ TABLES: dict[str, dict[str, str]] = {
         "background_cue": "wsseg.refine.background:background_cue",
         "background_power": "wsseg.refine.background:background_power",
         "dense_crf": "wsseg.refine.dense_crf:dense_crf",
+        "irn": "wsseg.refine.irn:irn",
+        "pamr": "wsseg.refine.pamr:pamr",
         "superpixel_pooling": "wsseg.refine.superpixel_pooling:superpixel_pooling",
         "threshold": "wsseg.refine.threshold:threshold",
     },
