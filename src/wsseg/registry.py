@@ -31,6 +31,7 @@ TABLES: dict[str, dict[str, str]] = {
         "irn": "wsseg.refine.irn:irn",
         "pamr": "wsseg.refine.pamr:pamr",
         "superpixel_pooling": "wsseg.refine.superpixel_pooling:superpixel_pooling",
+        "superpixel_voting": "wsseg.refine.superpixel_voting:superpixel_voting",
         "threshold": "wsseg.refine.threshold:threshold",
     },
     "segmenters": {
