@@ -5,11 +5,13 @@ from wsseg.kernels._jit import compiled
 from wsseg.kernels._rows import (
     WIDTHS,
     add,
+    add_distance,
     axpy,
     exp_minus,
     lanes_for,
     largest,
     load,
+    multiply_add,
     scale,
     store,
     total,
@@ -30,6 +32,23 @@ def softmax_rows(lanes, source, target, peaks):
 def combine(lanes, a, b, target):
     row = axpy(np.float32(0.5), load(a, 1, lanes), load(b, 0, lanes))
     store(target, 0, add(row, load(b, 0, lanes)))
+
+
+@compiled
+def combine_values(lanes, a, b, c, products, distances):
+    rows = load(a, 0, lanes), load(b, 0, lanes), load(c, 0, lanes)
+    store(products, 0, multiply_add(*rows))
+    store(distances, 0, add_distance(*rows))
+
+
+@pytest.mark.parametrize("width", [*WIDTHS, 64])
+def test_products_and_distances_are_formed_value_by_value(width):
+    rng = np.random.default_rng(width)
+    a, b, c = rng.normal(size=(3, width)).astype(np.float32)
+    products, distances = np.empty(width, np.float32), np.empty(width, np.float32)
+    combine_values((0,) * width, a, b, c, products, distances)
+    np.testing.assert_allclose(products, a * b + c, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(distances, abs(a - b) + c)
 
 
 @pytest.mark.parametrize("width", WIDTHS)

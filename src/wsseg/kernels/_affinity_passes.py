@@ -12,9 +12,11 @@ from __future__ import annotations
 import numpy as np
 
 from wsseg.kernels._jit import compiled
+from wsseg.kernels._rows import add_distance, load, scale, store
 
-# Pixels per tile: loops of a known length become SIMD code without a remainder.
-_TILE = 64
+# Pixels per tile, which stay in vector registers while all channels are summed.
+TILE = 64
+LANES = (0,) * TILE
 
 
 @compiled
@@ -39,28 +41,23 @@ def path_barriers(edge, width, rows, columns, points, starts, barriers):
 
 
 @compiled
-def feature_distances(features, shifts, distances, start, stop):
-    """Add sum over channels of |f_i - f_j| to distances (n, size) for sources start..stop.
+def feature_distances(features, shifts, distances, first_tile, last_tile):
+    """Write sum over channels of |f_i - f_j| into distances (n, tiles * TILE), tile by tile.
 
-    features (c, size); link o joins i with i + shifts[o] where that is below size.
+    features (c, tiles * TILE + margin); link o joins i with i + shifts[o].
     """
-    channels, size = features.shape
-    num_links = len(shifts)
-    sums = np.empty((num_links, _TILE), np.float32)
-    for first in range(start, stop, _TILE):
-        sums[:] = np.float32(0)
-        for c in range(channels):
-            row = features[c]
-            for o in range(num_links):
-                other = first + shifts[o]
-                if other + _TILE <= size:
-                    a, b = row[first : first + _TILE], row[other : other + _TILE]
-                    for x in range(_TILE):
-                        sums[o, x] += abs(a[x] - b[x])
-                else:
-                    for x in range(size - other):
-                        sums[o, x] += abs(row[first + x] - row[other + x])
-        last = min(first + _TILE, stop)
-        for o in range(num_links):
-            for x in range(last - first):
-                distances[o, first + x] = sums[o, x]
+    channels, width = features.shape
+    flat = features.reshape(-1)
+    for first in range(first_tile * TILE, last_tile * TILE, TILE):
+        for o in range(0, len(shifts), 2):
+            # Two links at a time, which share what is loaded of the sources.
+            one, two = shifts[o], shifts[min(o + 1, len(shifts) - 1)]
+            nothing = scale(np.float32(0), load(flat, first, LANES))
+            a, b = nothing, nothing
+            for c in range(channels):
+                place = c * width + first
+                source = load(flat, place, LANES)
+                a = add_distance(source, load(flat, place + one, LANES), a)
+                b = add_distance(source, load(flat, place + two, LANES), b)
+            store(distances[o], first, a)
+            store(distances[min(o + 1, len(shifts) - 1)], first, b)

@@ -13,9 +13,14 @@ from __future__ import annotations
 import numpy as np
 
 from wsseg.kernels._jit import compiled
+from wsseg.kernels._rows import add, axpy, load, multiply_add, scale, store
 
-# Pixels per tile: loops of a known length become SIMD code without a remainder.
+# Pixels per tile, which stay in vector registers while all links are summed.
 TILE = 64
+LANES = (0,) * TILE
+# Scaled links below this count as 0: they could not change a float32 result in any sensible number
+# of steps, and numbers near the end of the range slow some processors down.
+FAINT = 1e-20
 
 
 @compiled
@@ -48,36 +53,41 @@ def add_degrees(links, shifts, degrees):
 
 @compiled
 def scale_links(links, shifts, roots, margin, weights):
-    """Write links[o, p] * roots[p] * roots[p + shift] into weights, rounded once."""
+    """Write links[o, p] * roots[p] * roots[p + shift] into weights, rounded once; faint ones are 0."""
     size = len(roots)
     for o in range(len(shifts)):
         row, source, target = links[o], weights[o, margin:], roots[shifts[o] :]
         for p in range(size - shifts[o]):
-            source[p] = row[p] * roots[p] * target[p]
+            value = row[p] * roots[p] * target[p]
+            source[p] = value if value >= FAINT else 0.0
 
 
 @compiled
 def step(weights, shifts, selves, margin, current, previous, factors):
-    """Write factors[0] * S current - factors[1] * previous into previous, rows (k, ...)."""
-    size = len(selves)
-    sums = np.empty(TILE, np.float32)
-    for first in range(0, size, TILE):
-        own = selves[first : first + TILE]
+    """Write factors[0] * S current - factors[1] * previous into previous, rows (k, ...).
+
+    The pixel's own value comes last: next to it, a sum of weak links would be lost bit by bit.
+    """
+    flat, num_columns = weights.reshape(-1), weights.shape[1]
+    for place in range(margin, margin + len(selves), TILE):
         for k in range(current.shape[0]):
             row = current[k]
-            place = margin + first
-            values = row[place : place + TILE]
-            for x in range(TILE):
-                sums[x] = own[x] * values[x]
+            nothing = scale(np.float32(0), load(row, place, LANES))
+            after, before = nothing, nothing
             for o in range(len(shifts)):
-                before, after = place - shifts[o], place + shifts[o]
-                a, b = weights[o, place : place + TILE], row[after : after + TILE]
-                c, d = weights[o, before : before + TILE], row[before : before + TILE]
-                for x in range(TILE):
-                    sums[x] += a[x] * b[x] + c[x] * d[x]
-            target = previous[k, place : place + TILE]
-            for x in range(TILE):
-                target[x] = factors[0] * sums[x] - factors[1] * target[x]
+                link, shift = o * num_columns + place, shifts[o]
+                after = multiply_add(
+                    load(flat, link, LANES), load(row, place + shift, LANES), after
+                )
+                before = multiply_add(
+                    load(flat, link - shift, LANES), load(row, place - shift, LANES), before
+                )
+            total = multiply_add(
+                load(selves, place - margin, LANES), load(row, place, LANES), add(after, before)
+            )
+            target = previous[k]
+            old = scale(-factors[1], load(target, place, LANES))
+            store(target, place, axpy(factors[0], total, old))
 
 
 @compiled

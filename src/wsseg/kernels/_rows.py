@@ -158,6 +158,34 @@ def axpy(_: Any, factor: Any, row: Any, other: Any) -> tuple[Any, Callable[..., 
 
 
 @intrinsic
+def multiply_add(_: Any, row: Any, other: Any, third: Any) -> tuple[Any, Callable[..., Any]]:
+    """``multiply_add(row, other, third)``: row * other + third, value by value."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        triples = zip(*(_vectors(builder, arg) for arg in args), strict=True)
+        return _row(builder, [_llvm(builder, "llvm.fmuladd", list(parts)) for parts in triples])
+
+    return row(row, other, third), codegen
+
+
+@intrinsic
+def add_distance(_: Any, row: Any, other: Any, third: Any) -> tuple[Any, Callable[..., Any]]:
+    """``add_distance(row, other, third)``: |row - other| + third, value by value."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        triples = zip(*(_vectors(builder, arg) for arg in args), strict=True)
+        return _row(
+            builder,
+            [
+                builder.fadd(_llvm(builder, "llvm.fabs", [builder.fsub(a, b)]), c)
+                for a, b, c in triples
+            ],
+        )
+
+    return row(row, other, third), codegen
+
+
+@intrinsic
 def scale(_: Any, factor: Any, row: Any) -> tuple[Any, Callable[..., Any]]:
     """``scale(factor, row)``: factor * row."""
 

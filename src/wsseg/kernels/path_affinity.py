@@ -109,22 +109,30 @@ def feature_affinity(features: npt.ArrayLike, radius: int, *, threads: int | Non
     maps = np.require(features, np.float32, ["C"])
     if maps.ndim != 3 or not maps.size:
         raise ValueError(f"features have shape {maps.shape}; expected (c, h, w).")
+    if not np.isfinite(maps).all():
+        raise ValueError("features have infinite or NaN values; expected finite numbers.")
     channels, height, width = maps.shape
     offsets = half_plane_offsets(radius)
     links = [place for place, (dy, dx) in enumerate(offsets) if dy < height and abs(dx) < width]
     shifts = offsets[links] @ np.array([width, 1])
-    distances = np.empty((len(links), height * width), np.float32)
-    work = distances.size * channels // _MIN_WORK
-    with Team(max(1, min(num_threads(threads), work))) as team:
-        flat = maps.reshape(channels, -1)
-        spans = team.ranges(height * width)
-        team.run(passes.feature_distances, [(flat, shifts, distances, *span) for span in spans])
-    if not np.isfinite(maps.sum(dtype=np.float64)):
-        raise ValueError("features have infinite or NaN values; expected finite numbers.")
-    distances *= np.float32(-1 / channels)
-    values = np.exp(distances, out=distances).reshape(-1, height, width)
+    distances = _distances(maps.reshape(channels, -1), shifts, threads)
+    values = np.exp(distances * np.float32(-1 / channels)).reshape(-1, height, width)
     affinity = np.zeros((len(offsets), height, width), np.float32)
     for place, link in enumerate(links):
         window = source_window((int(offsets[link, 0]), int(offsets[link, 1])), (height, width))
         affinity[link][window] = values[place][window]
     return affinity
+
+
+def _distances(features: Floats, shifts: npt.NDArray[np.int64], threads: int | None) -> Floats:
+    """Sum |f_i - f_j| over the channels of (c, size); (n, size), also for links that wrap."""
+    channels, size = features.shape
+    tiles = -(-size // passes.TILE)
+    padded = np.zeros((channels, tiles * passes.TILE + int(shifts.max(initial=0))), np.float32)
+    padded[:, :size] = features
+    distances = np.empty((len(shifts), tiles * passes.TILE), np.float32)
+    work = distances.size * channels // _MIN_WORK
+    with Team(max(1, min(num_threads(threads), work))) as team:
+        spans = team.ranges(tiles)
+        team.run(passes.feature_distances, [(padded, shifts, distances, *span) for span in spans])
+    return distances[:, :size]

@@ -38,7 +38,7 @@ Doubles = npt.NDArray[np.float64]
 Method = Literal["chebyshev", "exact"]
 
 METHODS = ("chebyshev", "exact")
-TOLERANCE = 1e-5
+TOLERANCE = 1e-6
 # Rows walked at the same time by one thread: each needs two more copies.
 _BLOCK = 8
 
@@ -86,7 +86,7 @@ def random_walk(
     """
     rows, links, stencil = _checked(values, affinity, offsets)
     _check_settings(beta, steps, method, tolerance)
-    plan = chebyshev_coefficients(steps, tolerance) if method == "chebyshev" else steps
+    plan = chebyshev_coefficients(steps, tolerance) if method == "chebyshev" else int(steps)
     if device != "cpu":
         return _walk_on_torch(device, rows, links, stencil, beta=beta, plan=plan)
     graph = build_graph(links, stencil, beta)
@@ -173,8 +173,8 @@ def psa_propagate(
     """Spread class maps over pixels of similar features, as PSA (AffinityNet) does.
 
     Only pixels whose every target within the radius lies on the grid are sources of links: rows
-    0 ... h - radius, columns radius - 1 ... w - radius. So pixels near the left, right and lower
-    border have fewer links, and on a grid below (radius, 2 * radius - 1) nothing moves.
+    0 ... h - radius, columns radius - 1 ... w - radius. So pixels near the border have fewer links,
+    and on a grid below (radius, 2 * radius - 1) nothing moves.
 
     Args:
         values: (K, h, w) class maps, background included.

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsseg.kernels.path_affinity_torch import torch_feature_affinity, torch_path_affinity
+from wsseg.kernels._random_walk_passes import FAINT
+from wsseg.kernels.path_affinity_torch import torch_feature_affinity
 from wsseg.kernels.stencil import Ints, half_plane_offsets, inner_window, source_window
 
 
@@ -56,21 +57,6 @@ def torch_exact_walk(
     for _ in range(steps):
         rows = graph.multiply(rows)
     return graph.leave(rows)
-
-
-def path_links(edge: Tensor, radius: int) -> Tensor:
-    """Compute the path affinities of all links of a grid, 0 for those that leave it.
-
-    Args:
-        edge: (h, w) in [0, 1] on any device.
-        radius: Radius of the stencil in grid points, >= 1.
-
-    Returns:
-        (n, h, w) on the same device.
-    """
-    reach = radius - 1
-    padded = F.pad(edge[None, None], (reach, reach, 0, reach), value=1.0)
-    return torch_path_affinity(padded, radius)[0]
 
 
 def inner_feature_links(features: Tensor, radius: int) -> Tensor:
@@ -144,5 +130,6 @@ def _build_graph(affinity: Tensor, offsets: Ints, beta: float) -> _TorchGraph:
         index[count + place].view(height, width)[*ends] = pixels[rows, columns]
     flat = links.flatten(1)
     roots = flat.sum(dim=0).sqrt()
-    scaled = (flat / roots / roots[index]).float()
+    scaled = flat / roots / roots[index]
+    scaled = torch.where(scaled < FAINT, 0.0, scaled).float()
     return _TorchGraph((height, width), index.T.contiguous(), scaled.T.contiguous(), roots[:, None])
