@@ -219,23 +219,17 @@ def test_psa_moves_nothing_on_a_grid_below_the_stencil():
     np.testing.assert_allclose(psa_propagate(values, features), values, rtol=1e-6)
 
 
-def test_faint_links_leak_as_much_as_in_float64():
-    # Next to a pixel's own value, links of 1e-8 are lost one by one in float32, not their sum.
+def test_faint_links_are_not_lost_next_to_the_own_value():
+    # 1 + 1e-8 is 1 in float32: added to the own value one by one, 68 such links would vanish, and
+    # 1000 steps would lose 7e-4 of a constant map.
     affinity = np.full((34, 15, 16), 10**-0.8, np.float32)
-    values = np.zeros((1, 15, 16), np.float32)
-    values[0, :, :8] = 1
+    ones = np.ones((1, 15, 16), np.float32)
     offsets = half_plane_offsets(5)
-    found = random_walk(values, affinity, offsets, beta=10, steps=4096, method="exact")
-    matrix = np.eye(240)
-    for y, x in np.ndindex(15, 16):
-        for dy, dx in offsets.tolist():
-            if y + dy < 15 and 0 <= x + dx < 16:
-                i, j = y * 16 + x, (y + dy) * 16 + x + dx
-                matrix[i, j] = matrix[j, i] = affinity[0, 0, 0]
-    expected = dense_walk(values.astype(float), matrix, 10, 4096)
-    leak = expected[0, 7, 8]
-    assert 1e-4 < leak < 1e-2
-    np.testing.assert_allclose(found[0, 7, 8], leak, rtol=1e-3)
+    for device in ("cpu", "cpu:0"):
+        found = random_walk(
+            ones, affinity, offsets, beta=10, steps=1000, method="exact", device=device
+        )
+        np.testing.assert_allclose(found, ones, atol=1e-4)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 5, 256, 3000])

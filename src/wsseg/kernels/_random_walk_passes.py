@@ -53,7 +53,7 @@ def add_degrees(links, shifts, degrees):
 
 @compiled
 def scale_links(links, shifts, roots, margin, weights):
-    """Write links[o, p] * roots[p] * roots[p + shift] into weights, rounded once; faint ones are 0."""
+    """Write links[o, p] * roots[p] * roots[p + shift] into weights, rounded once, or 0 if faint."""
     size = len(roots)
     for o in range(len(shifts)):
         row, source, target = links[o], weights[o, margin:], roots[shifts[o] :]
