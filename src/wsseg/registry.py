@@ -23,11 +23,13 @@ TABLES: dict[str, dict[str, str]] = {
         "cam": "wsseg.localize.tags.cam:cam",
     },
     "refiners": {
+        "affinity_net": "wsseg.refine.affinity_net:affinity_net",
         "attention_affinity": "wsseg.refine.attention_affinity:attention_affinity",
         "background_constant": "wsseg.refine.background:background_constant",
         "background_cue": "wsseg.refine.background:background_cue",
         "background_power": "wsseg.refine.background:background_power",
         "dense_crf": "wsseg.refine.dense_crf:dense_crf",
+        "guided_filter": "wsseg.refine.guided_filter:guided_filter",
         "irn": "wsseg.refine.irn:irn",
         "pamr": "wsseg.refine.pamr:pamr",
         "superpixel_pooling": "wsseg.refine.superpixel_pooling:superpixel_pooling",
