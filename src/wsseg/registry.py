@@ -32,6 +32,7 @@ TABLES: dict[str, dict[str, str]] = {
         "guided_filter": "wsseg.refine.guided_filter:guided_filter",
         "irn": "wsseg.refine.irn:irn",
         "pamr": "wsseg.refine.pamr:pamr",
+        "random_walker": "wsseg.refine.random_walker:random_walker",
         "superpixel_pooling": "wsseg.refine.superpixel_pooling:superpixel_pooling",
         "superpixel_voting": "wsseg.refine.superpixel_voting:superpixel_voting",
         "threshold": "wsseg.refine.threshold:threshold",
