@@ -10,7 +10,7 @@ import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +66,8 @@ def make_scores(num_rows: int, size, map_size, seed: int = 0) -> Scores:
     return Scores(values, np.array([0, *foreground], np.uint8), size)
 
 
-@cache
 def make_localizer(backbone: str):
-    """Make a tiny untrained classifier, as a run would hand on its trained one."""
+    """Make a tiny untrained classifier anew, as a run loads its trained one for each caller."""
     import torch
 
     from wsseg.nets.build import build_backbone
