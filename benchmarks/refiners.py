@@ -1,0 +1,286 @@
+"""What each refiner does to the maps of one classifier: pseudo masks before and after.
+
+    python benchmarks/refiners.py --scenes parts --small [--seeds 0 1 2]
+    python benchmarks/refiners.py DATA [--recipe cam] [--set KEY=VALUE] [--step NAME.KEY=VALUE]
+
+Trains one classifier per seed, applies each chain of refiners to its maps, and scores the pseudo
+masks of one split against the true masks. Prints a Markdown table: mIoU, mean ± standard deviation
+over the seeds, and the gain over CAM + dense CRF of the same seed. A chain is written
+`affinity_net+dense_crf`; where no step of it makes a background, `threshold` is put where that
+refiner's page puts it. With --threshold sweep (default) it is the best one on the val masks, for
+each chain anew, so that no chain suffers from a badly chosen number; other settings are those of
+--step and never tuned here. With scenes, each seed also draws scenes of its own.
+
+A second call with the same folder continues, and prints again what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from _machine import command, describe
+from wsseg import console, registry
+from wsseg.atomic import append_jsonl, read_jsonl
+from wsseg.data.dataset import Dataset
+from wsseg.data.discover import open_dataset
+from wsseg.data.scenes import FAMILIES, make_dataset
+from wsseg.errors import WssegError
+from wsseg.pipeline import again, run
+from wsseg.recipe import Recipe, load_recipe
+from wsseg.rundir import StageDir, fingerprint
+
+PLAIN = "threshold"
+CRF = "threshold+dense_crf"
+CHAINS = (
+    "pamr",
+    "guided_filter",
+    "random_walker",
+    "superpixel_pooling",
+    "superpixel_voting",
+    "affinity_net",
+    "affinity_net+dense_crf",
+    "irn",
+    "irn+threshold",
+    "irn+threshold+dense_crf",
+)
+# These look at the class rows only, so that the threshold belongs behind them.
+THRESHOLD_BEHIND = ("attention_affinity", "superpixel_pooling")
+# Finds the background by itself.
+NO_THRESHOLD = ("random_walker",)
+# A classifier and refiners that 2 cores train in about two minutes each, for scenes of 96 px.
+SMALL = (
+    "localize.backbone=resnet18",
+    "localize.last_stage=3",
+    "localize.output_stride=8",
+    "localize.dropout=0",
+    "localize.training.epochs=25",
+    "localize.augment.crop_px=96",
+    "localize.inference.scales=[1.0, 1.5]",
+)
+SMALL_STEPS = (
+    "dense_crf.gauss_sxy_px=1",
+    "dense_crf.bilateral_sxy_px=20",
+    "superpixel_pooling.area_px=60",
+    "superpixel_voting.area_px=60",
+    "affinity_net.stride_px=4",
+    "affinity_net.links=all",
+    "affinity_net.crf={gauss_sxy_px: 1, bilateral_sxy_px: 20}",
+    "affinity_net.augment={scale: null, crop_px: 96}",
+    "affinity_net.training={epochs: 12, batch_size: 8, lr: 0.01, head_lr_factor: 10, "
+    "optimiser: psa_poly, keep: last}",
+    "irn.crf={gauss_sxy_px: 1, bilateral_sxy_px: 20, bilateral_srgb: 5}",
+    "irn.augment={scale: [0.75, 1.25], crop_px: 96}",
+    "irn.pair_radius=6",
+    "irn.training={epochs: 40, max_steps: 400, batch_size: 8, lr: 0.1, head_lr_factor: 10, "
+    "optimiser: psa_poly, keep: last}",
+)
+
+
+def main() -> None:
+    arguments = parse()
+    console.configure(quiet=arguments.quiet)
+    chains = [PLAIN, CRF, *(chain for chain in arguments.refiners if chain not in (PLAIN, CRF))]
+    results = [entry for seed in arguments.seeds for entry in of_seed(seed, chains, arguments)]
+    seeds = ", ".join(map(str, arguments.seeds))
+    print(f"`{command()}`, seeds {seeds}; {describe()}\n")
+    print(table(results, arguments))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, nargs="?", help="a data set with masks")
+    parser.add_argument("--scenes", choices=sorted(FAMILIES), help="synthetic scenes instead")
+    parser.add_argument("--train", type=int, default=200, help="training scenes")
+    parser.add_argument("--val", type=int, default=50, help="validation scenes")
+    parser.add_argument("--size", type=int, default=96, help="side of the scenes in pixels")
+    parser.add_argument("--recipe", default="cam", help="whose localizer is trained")
+    parser.add_argument("--small", action="store_true", help="small networks for scenes of 96 px")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--step", action="append", default=[], metavar="REFINER.KEY=VALUE")
+    parser.add_argument("--refiners", type=lambda text: text.split(","), default=list(CHAINS))
+    parser.add_argument(
+        "--threshold", default="sweep", help="sweep, label_free, or a number from 0 to 1"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--split", default="train", choices=["train", "val", "test"])
+    parser.add_argument("--out", type=Path, help="folder of the runs")
+    parser.add_argument("--quiet", action="store_true")
+    arguments = parser.parse_args()
+    if (arguments.data is None) == (arguments.scenes is None):
+        parser.error("give either DATA or --scenes FAMILY")
+    name = arguments.scenes or arguments.data.resolve().name
+    arguments.out = arguments.out or Path("runs") / f"bench-refiners-{name}"
+    return arguments
+
+
+def of_seed(
+    seed: int, chains: Sequence[str], arguments: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """Train the classifier of one seed and give what each chain makes of its maps."""
+    folder = arguments.out / f"seed-{seed}"
+    dataset = data_of(seed, folder, arguments)
+    recipe = recipe_of(seed, arguments)
+    known_path = folder / "results.jsonl"
+    known = {entry["mark"]: entry for entry in read_jsonl(known_path)}
+    for chain in chains:
+        steps = steps_of(chain, arguments)
+        settings = (recipe.model_dump(mode="json"), steps, arguments.split)
+        mark = fingerprint(dataset.fingerprint(masks=True), settings)
+        if mark not in known:
+            entry = {"mark": mark, "chain": chain, "seed": seed}
+            entry |= outcome(dataset, recipe, steps, folder / "run", arguments)
+            known[mark] = entry
+            if "failed" not in entry:
+                append_jsonl(known_path, entry)
+        yield known[mark]
+
+
+def data_of(seed: int, folder: Path, arguments: argparse.Namespace) -> Dataset:
+    if arguments.scenes is None:
+        return open_dataset(arguments.data)
+    size = (arguments.size, arguments.size)
+    return open_dataset(
+        make_dataset(
+            arguments.scenes,
+            folder / "data",
+            num_train=arguments.train,
+            num_val=arguments.val,
+            seed=seed,
+            size=size,
+        )
+    )
+
+
+def recipe_of(seed: int, arguments: argparse.Namespace) -> Recipe:
+    """Give the recipe of the classifier alone: no refiner, no segmenter."""
+    fixed = ["segment=null", "refine.steps=[]", "evaluate.boundary=false", f"seed={seed}"]
+    small = SMALL if arguments.small else ()
+    return load_recipe(arguments.recipe, [*fixed, *small, *arguments.overrides])
+
+
+def steps_of(chain: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Turn ``affinity_net+dense_crf`` into the steps of a recipe."""
+    import yaml
+
+    names = chain.split("+")
+    makes_background = any(
+        name in NO_THRESHOLD or registry.config_class("refiners", name).writes_background
+        for name in names
+    )
+    if not makes_background and names[0] in THRESHOLD_BEHIND:
+        names.insert(1, PLAIN)
+    elif not makes_background:
+        names.insert(0, PLAIN)
+    changes: dict[str, dict[str, Any]] = {PLAIN: threshold_settings(arguments.threshold)}
+    for text in (*(SMALL_STEPS if arguments.small else ()), *arguments.step):
+        key, _, value = text.partition("=")
+        name, _, setting = key.partition(".")
+        *path, last = setting.split(".")
+        node = changes.setdefault(name, {})
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = yaml.safe_load(value)
+    return [{"name": name} | changes.get(name, {}) for name in names]
+
+
+def threshold_settings(choice: str) -> dict[str, Any]:
+    if choice in ("sweep", "label_free"):
+        return {"method": choice}
+    return {"method": "fixed", "value": float(choice)}
+
+
+def outcome(
+    dataset: Dataset,
+    recipe: Recipe,
+    steps: list[dict[str, Any]],
+    out: Path,
+    arguments: argparse.Namespace,
+) -> dict[str, Any]:
+    """Apply steps to the maps of the run, which are made where they are missing, and score them."""
+    try:
+        if not (out / "recipe.yaml").exists() or not same_localizer(recipe, out):
+            # Maps of all images, and nothing else; the threshold fills the background row.
+            start = load_recipe(recipe.model_dump(mode="json"), ["refine.steps=[threshold]"])
+            run(dataset, recipe=start, out=out, use_masks=arguments.threshold == "sweep")
+        change = f"refine.steps={json.dumps(steps)}"
+        metrics = again(out, "evaluate", overrides=[change]).metrics
+    except WssegError as error:
+        return {"failed": f"{type(error).__name__}: {error}"}
+    stages = metrics["stages"]
+    of_split = [entry for entry in stages if entry["split"] == arguments.split]
+    found = [entry for entry in of_split if entry["stage"] == "pseudo"]
+    if not found:
+        raise SystemExit(f"The split {arguments.split} has no masks to score against.")
+    best = next(entry for entry in of_split if entry["label"] == "Maps, best threshold")
+    folders = sorted((out / "refine").iterdir())
+    seconds = {folder.name: StageDir(folder, "").state().get("seconds", 0.0) for folder in folders}
+    classifier = metrics.get("classifier") or {}
+    return {
+        "miou": found[0]["miou"],
+        "best_map_miou": best["miou"],
+        "map": classifier.get("map"),
+        "map_split": classifier.get("split"),
+        "threshold": next((e["threshold"] for e in of_split if e["threshold"] is not None), None),
+        "seconds": sum(seconds.values()),
+        "localize_seconds": StageDir(out / "localize", "").state().get("seconds", 0.0),
+    }
+
+
+def same_localizer(recipe: Recipe, out: Path) -> bool:
+    there = load_recipe(out / "recipe.yaml")
+    kept = ("localize", "seed", "max_side_px")
+    return all(getattr(there, key) == getattr(recipe, key) for key in kept)
+
+
+def table(results: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> str:
+    """Draw one row per chain."""
+    chains = list(dict.fromkeys(entry["chain"] for entry in results))
+    sound = [entry for entry in results if "failed" not in entry]
+    base = {entry["seed"]: entry["miou"] for entry in sound if entry["chain"] == CRF}
+    firsts = [entry for entry in sound if entry["chain"] == PLAIN]
+    lines = []
+    if firsts and firsts[0]["map"] is not None:
+        quality = spread_of([entry["map"] for entry in firsts])
+        took = statistics.mean(entry["localize_seconds"] for entry in firsts)
+        lines.append(
+            f"Classifier: mAP {quality} % ({firsts[0]['map_split']}), {took:.0f} s each.\n"
+        )
+    lines.append(f"| chain | mIoU % ({arguments.split}) | gain over CAM + dense CRF | seconds |")
+    lines.append("|---|---|---|---|")
+    if firsts:
+        best = spread_of([entry["best_map_miou"] for entry in firsts])
+        lines.append(f"| CAM, best threshold (tuned on these masks) | {best} | | |")
+    lines += [row(chain, [e for e in sound if e["chain"] == chain], base) for chain in chains]
+    failed = [entry for entry in results if "failed" in entry]
+    lines += [f"\n{e['chain']}, seed {e['seed']}: {e['failed']}" for e in failed]
+    return "\n".join(lines)
+
+
+def row(chain: str, entries: Sequence[dict[str, Any]], base: dict[int, float]) -> str:
+    name = {PLAIN: "CAM + threshold", CRF: "CAM + threshold + dense CRF"}.get(chain, chain)
+    if not entries:
+        return f"| {name} | failed | | |"
+    gains = [entry["miou"] - base[entry["seed"]] for entry in entries if entry["seed"] in base]
+    gain = "" if chain == CRF or not gains else spread_of(gains, signed=True)
+    seconds = statistics.mean(entry["seconds"] for entry in entries)
+    return f"| {name} | {spread_of([e['miou'] for e in entries])} | {gain} | {seconds:.0f} |"
+
+
+def spread_of(values: Sequence[float], *, signed: bool = False) -> str:
+    """Write mean ± standard deviation in percent."""
+    mean = 100 * statistics.mean(values)
+    text = f"{mean:+.1f}" if signed else f"{mean:.1f}"
+    if len(values) > 1:
+        text += f" ± {100 * statistics.stdev(values):.1f}"
+    return text
+
+
+if __name__ == "__main__":
+    main()
