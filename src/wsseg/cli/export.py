@@ -16,13 +16,14 @@ from wsseg.cli._command import command
 @command
 def export(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
-    to: Annotated[str, typer.Option("--to", help="onnx, coco or voc.")],
+    to: Annotated[str, typer.Option("--to", help="onnx, coco, coco-instances or voc.")],
     out: Annotated[Path | None, typer.Option("--out", help="File or folder to write to.")] = None,
     masks: Annotated[
-        str, typer.Option(help="Which masks to export: pseudo or predicted.")
+        str,
+        typer.Option(help="Which masks coco and voc get: pseudo or predicted."),
     ] = "pseudo",
 ) -> None:
-    """Write a run's model as ONNX, or its masks as COCO JSON or VOC PNG."""
+    """Write a run's model as ONNX, or its masks or instances as COCO JSON, or masks as VOC PNG."""
     from wsseg.export.run import export_run
 
     written = export_run(run_folder, to, out=out, masks=masks)

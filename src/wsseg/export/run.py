@@ -1,4 +1,7 @@
-"""Hand a run's results to other tools: its model as ONNX, its masks as COCO or VOC."""
+"""Hand a run's results to other tools: its model as ONNX, its masks as COCO or VOC.
+
+Instances, where a refine step told them apart, become a COCO file of their own.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wsseg.data.dataset import Dataset, Sample
-from wsseg.data.image_io import read_mask
+from wsseg.data.image_io import image_size, read_mask
 from wsseg.errors import DataError, RecipeError, unknown_name
 from wsseg.export.coco import MaskedImage, write_coco
+from wsseg.export.instances import FOLDER, InstancesImage, find_step, write_instances
 from wsseg.export.voc import VocItem, write_voc
 from wsseg.rundir import RunDir, StageDir
 
-TARGETS = ("onnx", "coco", "voc")
+TARGETS = ("onnx", "coco", "coco-instances", "voc")
 MASKS: dict[str, str] = {"pseudo": "masks", "predicted": "predictions"}
 
 
@@ -51,8 +55,8 @@ def export_run(
 
     Args:
         run_folder: Folder of the run.
-        to: ``"onnx"``, ``"coco"`` or ``"voc"``.
-        out: File (onnx, coco) or folder (voc) to write; None writes ``export/`` in the run.
+        to: ``"onnx"``, ``"coco"``, ``"coco-instances"`` or ``"voc"``.
+        out: File, or for voc folder, to write; None writes into ``export/`` in the run.
         masks: Which masks go into coco and voc: ``"pseudo"`` or ``"predicted"``.
 
     Returns:
@@ -60,7 +64,7 @@ def export_run(
 
     Raises:
         RecipeError: When a name is unknown, or the folder is not a run.
-        DataError: When the run has no such masks.
+        DataError: When the run has no such masks or instances.
         MissingWeightsError: When the run has no model.
         MissingExtraError: When onnx is not installed.
         OutputError: When the result cannot be written.
@@ -73,6 +77,8 @@ def export_run(
     if to == "onnx":
         return _export_onnx(run_folder, out or folder / "model.onnx")
     dataset = Dataset.from_jsonl(RunDir(run_folder).require().samples_path)
+    if to == "coco-instances":
+        return _export_instances(dataset, find_step(run_folder), out or folder / f"{to}.json")
     stage = StageDir(run_folder / MASKS[masks], "")
     samples = stage.usable(dataset.samples)
     if not samples:
@@ -93,10 +99,27 @@ def export_run(
 
 def _masked(dataset: Dataset, samples: list[Sample], stage: StageDir) -> Iterator[MaskedImage]:
     for sample in samples:
-        path = sample.image_path
-        inside = path.is_relative_to(dataset.root)
-        name = path.relative_to(dataset.root).as_posix() if inside else path.name
-        yield MaskedImage(name, read_mask(stage.path / f"{sample.id}.png"))
+        yield MaskedImage(_file_name(dataset, sample), read_mask(stage.path / f"{sample.id}.png"))
+
+
+def _file_name(dataset: Dataset, sample: Sample) -> str:
+    path = sample.image_path
+    inside = path.is_relative_to(dataset.root)
+    return path.relative_to(dataset.root).as_posix() if inside else path.name
+
+
+def _export_instances(dataset: Dataset, step: StageDir, path: Path) -> Exported:
+    samples = step.usable(dataset.samples)
+    images = (
+        InstancesImage(
+            _file_name(dataset, sample),
+            image_size(sample.image_path),
+            step.file(FOLDER, sample.id, ".json"),
+        )
+        for sample in samples
+    )
+    count = write_instances(path, images, dataset.classes)
+    return Exported(path, {"images": len(samples), "annotations": count})
 
 
 def _export_onnx(run_folder: Path, path: Path) -> Exported:
