@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,8 @@ class RunContext:
             is always allowed, training never.
         recipe: Name of the recipe, for the model card.
         supervision: Which labels and outside knowledge are used, for the model card.
+        cues_dir: Where maps of cues are kept for all stages; None: in the stage that needs them.
+        localizer_fingerprint: Names the training of the run's localizer, for cues made with it.
     """
 
     seed: int = 0
@@ -23,3 +26,5 @@ class RunContext:
     allow_masks: bool = False
     recipe: str = ""
     supervision: str = "I"
+    cues_dir: Path | None = None
+    localizer_fingerprint: str = ""

@@ -20,6 +20,7 @@ from wsseg.type_text import choice_name, config_classes, type_text, yaml_text
 GROUPS: dict[str, registry.Group] = {
     "localize": "localizers",
     "refine.steps": "refiners",
+    "refine.steps.background_cue.cue": "cues",
     "segment": "segmenters",
 }
 """The keys whose settings are those of registered methods."""

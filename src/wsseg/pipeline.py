@@ -231,10 +231,16 @@ def _run_stages(
     from wsseg.preflight import preflight
 
     started = time.perf_counter()
-    context = RunContext(
-        recipe.seed, recipe.max_side_px, use_masks, recipe.name, recipe.supervision
-    )
     stages = plan(folder, dataset, recipe, use_masks)
+    context = RunContext(
+        recipe.seed,
+        recipe.max_side_px,
+        use_masks,
+        recipe.name,
+        recipe.supervision,
+        cues_dir=folder.path / "cues",
+        localizer_fingerprint=stages.localize.fingerprint,
+    )
     preflight(dataset, recipe, stages, wanted, context)
     usable = with_sound_masks(readable(dataset, stages.images), stages.ground_truth)
     _train_and_map(usable, recipe, stages, context, wanted)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from wsseg import registry
 from wsseg.context import RunContext
+from wsseg.cues.source import check_cue, configured_cue
 from wsseg.data.dataset import Dataset
 from wsseg.recipe import Recipe
 
@@ -45,6 +46,9 @@ def preflight(
         check = getattr(registry.load("refiners", step.model_dump()["name"]), "check", None)
         if "refine" in wanted and check is not None and not stage.is_done:
             check(dataset, config=step, allow_masks=context.allow_masks)
+        cue = configured_cue(step)
+        if "refine" in wanted and cue is not None and not stage.is_done:
+            check_cue(cue, dataset)
     if "segment" in wanted and recipe.segment is not None and not stages.segment.is_done:
         from wsseg.segment.stage import check_validation
 

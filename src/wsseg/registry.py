@@ -1,8 +1,8 @@
 """What methods exist: name → "module:object" tables, entry points of other packages.
 
 Listing imports nothing; a method's module is imported when the method is used. Other packages
-add methods through the entry-point groups ``wsseg.localizers``, ``wsseg.refiners`` and
-``wsseg.segmenters``.
+add methods through the entry-point groups ``wsseg.cues``, ``wsseg.localizers``,
+``wsseg.refiners`` and ``wsseg.segmenters``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,16 @@ from typing import Any, Literal
 from wsseg.config import MethodConfig
 from wsseg.errors import RecipeError, unknown_name
 
-Group = Literal["localizers", "refiners", "segmenters"]
+Group = Literal["cues", "localizers", "refiners", "segmenters"]
 
 TABLES: dict[str, dict[str, str]] = {
+    "cues": {
+        "folder": "wsseg.cues.folder:folder",
+        "ft": "wsseg.cues.saliency_ft:ft",
+        "mbd": "wsseg.cues.saliency_mbd:mbd",
+        "rbd": "wsseg.cues.saliency_rbd:rbd",
+        "spectral_residual": "wsseg.cues.saliency_spectral:spectral_residual",
+    },
     "localizers": {
         "cam": "wsseg.localize.tags.cam:cam",
     },
@@ -48,7 +55,7 @@ def table(group: Group) -> dict[str, str]:
     """List the methods of a group.
 
     Args:
-        group: ``"localizers"``, ``"refiners"`` or ``"segmenters"``.
+        group: ``"cues"``, ``"localizers"``, ``"refiners"`` or ``"segmenters"``.
 
     Returns:
         ``{name: "module:object"}``; built-in methods win over third-party ones of the same name.
@@ -107,3 +114,29 @@ def config_class(group: Group, name: str) -> type[MethodConfig]:
             "`config` parameter a default that is a MethodConfig."
         )
     return declared
+
+
+def settings(group: Group, value: Any) -> MethodConfig:
+    """Validate one method's settings with the class that its name stands for.
+
+    Args:
+        group: The group that the method belongs to.
+        value: Settings, a mapping with a ``name``, or a name alone.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ValueError: When they are wrong, in the form that pydantic reports.
+    """
+    if isinstance(value, MethodConfig):
+        return value
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise ValueError(f"expected a mapping with a `name`, got {value!r}")
+    try:
+        cls = config_class(group, value["name"])
+    except RecipeError as error:
+        raise ValueError(str(error)) from error
+    return cls.model_validate(value)

@@ -12,13 +12,14 @@ What was in row 0 before does not matter. An image without classes becomes backg
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from wsseg.config import MethodConfig
+from wsseg.cues.protocol import CueField
 from wsseg.data.scores import Scores
 from wsseg.errors import DataError
 from wsseg.refine.protocol import RefineContext
@@ -61,11 +62,24 @@ class BackgroundCue(MethodConfig):
     name: Literal["background_cue"] = Field(
         "background_cue", description="Which refiner: background = complement of a saliency cue."
     )
+    cue: CueField = Field(
+        None,
+        description="The cue, by its `name`: maps from a folder, weight-free saliency, distance "
+        "from normal images, or a network. null: `cue_folder`, or the cue is given from Python.",
+    )
     cue_folder: str | None = Field(
         None,
-        description="Folder with one grey picture per image, named by the image's id; white "
-        "stands out. null: the cue is given from Python.",
+        description="Short for the cue `folder`: folder with one grey picture per image, named by "
+        "the image's id; white stands out.",
     )
+
+    @model_validator(mode="after")
+    def _check_cue(self) -> Self:
+        if self.cue is not None and self.cue_folder is not None:
+            raise ValueError(
+                f"cue_folder is {self.cue_folder}, but a cue is given too. Give one of them."
+            )
+        return self
 
 
 def background_constant(
@@ -182,8 +196,9 @@ def _checked_cue(scores: Scores, context: RefineContext | None) -> npt.NDArray[n
     where = f' for image "{context.sample_id}"' if context and context.sample_id else ""
     if cue is None:
         raise DataError(
-            f"background_cue needs a saliency cue{where} and got none. Name the folder of "
-            "the maps as cue_folder, or use background_constant, background_power or threshold."
+            f"background_cue needs a saliency cue{where} and got none. Name one "
+            "(cue: {name: rbd}), or the folder of the maps as cue_folder, or use "
+            "background_constant, background_power or threshold."
         )
     if cue.shape != scores.size:
         raise DataError(

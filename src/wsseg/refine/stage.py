@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsseg import console, registry
 from wsseg.atomic import write_json
 from wsseg.config import MethodConfig
 from wsseg.context import RunContext
-from wsseg.cues.folder import read_cue
+from wsseg.cues.protocol import CueInputs
+from wsseg.cues.source import CueSource, configured_cue, open_cue
 from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.scores import load_scores, save_scores
 from wsseg.data.working import read_working_image
@@ -75,17 +75,17 @@ def refine_step(
         for note in state.get("notes", []):
             console.info(f"{name}: {note}")
 
+    cue = _open_cue(dataset, config, stage, context, localizer)
     shared: dict[Hashable, Any] = {}
 
     def work(sample: Sample) -> None:
         scores = load_scores(before.file("scores", sample.id, ".npz"))
         image = read_working_image(sample.image_path, context.max_side_px)
-        folder = getattr(config, "cue_folder", None)
         step_context = RefineContext(
             sample_id=sample.id,
             tags=sample.labels.tags,
             device=device,
-            cue=None if folder is None else read_cue(Path(folder), sample.id, image.shape[:2]),
+            cue=None if cue is None else cue.map(sample, image),
             state=state,
             folder=stage.path,
             shared=shared,
@@ -95,4 +95,29 @@ def refine_step(
         save_scores(stage.file("scores", sample.id, ".npz"), refined)
 
     stage.for_each(samples, work, title=f"refine: {name}")
+    if cue is not None:
+        cue.note_empty()
     stage.finish(seconds=time.perf_counter() - started, state=state)
+
+
+def _open_cue(
+    dataset: Dataset,
+    config: MethodConfig,
+    stage: StageDir,
+    context: RunContext,
+    localizer: Callable[[], ClassMapNet] | None,
+) -> CueSource | None:
+    """Open the cue that the refiner's settings name, if they name one."""
+    cue = configured_cue(config)
+    if cue is None:
+        return None
+    inputs = CueInputs(
+        dataset=dataset,
+        folder=context.cues_dir or stage.path / "cues",
+        seed=context.seed,
+        device=best_device(),
+        max_side_px=context.max_side_px,
+        localizer=localizer,
+        localizer_fingerprint=context.localizer_fingerprint,
+    )
+    return open_cue(cue, inputs)
