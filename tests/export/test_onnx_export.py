@@ -181,3 +181,10 @@ def test_architectures_export_and_agree(tmp_path: Path, architecture: str, is_dy
     forward = OnnxForward(tmp_path / "net.onnx")
     images = _images(3, 150, 70) if is_dynamic else _images(3, 97, 131)
     np.testing.assert_allclose(forward(images), TorchForward(net)(images), atol=1e-4)
+
+
+def test_local_contrast_is_part_of_the_file(tmp_path: Path):
+    net = SegmentationNet("unet", "resnet18", 3, weights="none", local_contrast_px=33)
+    report = export_onnx(net.eval(), tmp_path / "net.onnx", METADATA, size_px=(64, 64))
+    assert report.is_dynamic
+    assert report.max_difference < 1e-4

@@ -152,6 +152,13 @@ class TagLocalizerConfig(LocalizerConfig):
         description="Leave out the stages behind this one (3: end after layer3 of a ResNet). Far "
         "cheaper at a small output stride, and each cell sees less of the image; null: all.",
     )
+    local_contrast_px: int | None = Field(
+        None,
+        ge=3,
+        le=1001,
+        description="Measure every pixel against mean and deviation of the box of this side around "
+        "it, pixels: evens out lighting, shading and differences between parts. null: not.",
+    )
     dilate: bool = Field(
         True,
         description="Dilate the layers behind a removed stride; false is IRN's way.",

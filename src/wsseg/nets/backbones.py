@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from wsseg.data.colour import GREY_MEAN, GREY_STD, IMAGENET_MEAN, IMAGENET_STD
 from wsseg.errors import RecipeError
+from wsseg.nets.local_contrast import LocalContrast
 
 Layout = Literal["nchw", "nhwc", "tokens"]
 STRIDES = (32, 16, 8, 4)
@@ -41,6 +42,7 @@ class Backbone(nn.Module):
         size_multiple: Image sides that are no multiple of this are padded inside; multiples of
             ``max(stride, size_multiple)`` make cells and pixels line up.
         map_exponent: Class maps are raised to this power when they are extracted (1: not).
+        local_contrast: What images go through first; None: nothing.
     """
 
     trunk: Any
@@ -57,6 +59,7 @@ class Backbone(nn.Module):
         self.layout: Layout = layout_of(trunk)
         self.freezes_batchnorm = False
         self._frozen_norms: list[nn.Module] = []
+        self.local_contrast: LocalContrast | None = None
         self.register_buffer("input_scale", torch.ones(in_channels))
         self.register_buffer("input_shift", torch.zeros(in_channels))
         self.stride = 1
@@ -208,6 +211,8 @@ class Backbone(nn.Module):
         Returns:
             (N, in_channels, H', W') float, padded right and below where the trunk wants it.
         """
+        if self.local_contrast is not None:
+            images = self.local_contrast(images)
         images = images * self.input_scale[:, None, None] + self.input_shift[:, None, None]
         if self.in_channels == 3 and getattr(self.trunk, "is_bgr", False):
             images = images.flip(1)

@@ -17,6 +17,7 @@ from wsseg.nets.backbones import (
     patch_size,
     published_stages,
 )
+from wsseg.nets.local_contrast import LocalContrast
 from wsseg.nets.output_stride import set_output_stride
 from wsseg.nets.trunks import create_trunk
 
@@ -35,6 +36,7 @@ def build_backbone(
     freeze_batchnorm: bool = False,
     stop_gradient_after_stage: int | None = None,
     last_stage: int | None = None,
+    local_contrast_px: int | None = None,
 ) -> Backbone:
     """Make a backbone.
 
@@ -47,6 +49,8 @@ def build_backbone(
         freeze_batchnorm: Use running statistics always and train no batch normalisation.
         stop_gradient_after_stage: Train nothing up to the end of this stage; None: train all.
         last_stage: Leave out the stages behind this one; None: keep all.
+        local_contrast_px: Side of the box that `LocalContrast` measures images against; None:
+            images go in as they are.
 
     Returns:
         The backbone in training mode.
@@ -78,6 +82,8 @@ def build_backbone(
         backbone.freeze_batchnorm()
     if stop_gradient_after_stage is not None:
         backbone.freeze_through(stop_gradient_after_stage)
+    if local_contrast_px is not None:
+        backbone.local_contrast = LocalContrast(local_contrast_px)
     return backbone.train()
 
 

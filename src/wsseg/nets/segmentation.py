@@ -21,6 +21,7 @@ from wsseg import console
 from wsseg.errors import RecipeError, unknown_name
 from wsseg.nets.architectures import Architecture
 from wsseg.nets.encoder_weights import load_encoder_weights
+from wsseg.nets.local_contrast import LocalContrast
 
 _CLASSES: dict[str, str] = {
     "unet": "Unet",
@@ -58,6 +59,8 @@ class SegmentationNet(nn.Module):
         encoder_depth: Stages of the encoder that are used, 3 to 5; fewer make a small, fast
             network that sees less around each pixel. Other than 5 for ``unet``,
             ``unetplusplus``, ``manet`` and ``linknet``.
+        local_contrast_px: Side of the box that `LocalContrast` measures images against; None:
+            images go in as they are.
 
     Raises:
         RecipeError: When the architecture or encoder is unknown, or they do not fit.
@@ -73,6 +76,7 @@ class SegmentationNet(nn.Module):
         weights: str = "imagenet",
         in_channels: int = 3,
         encoder_depth: int = 5,
+        local_contrast_px: int | None = None,
     ) -> None:
         super().__init__()
         self.architecture = architecture
@@ -88,6 +92,9 @@ class SegmentationNet(nn.Module):
         )
         load_encoder_weights(self.net.encoder, encoder, weights)
         self.net = _with_safe_batch_norm(self.net)
+        self.local_contrast = (
+            None if local_contrast_px is None else LocalContrast(local_contrast_px)
+        )
         self.multiple_px = int(self.net.encoder.output_stride)
         self.least_side_px = _LEAST_SIDE_PX.get(architecture, self.multiple_px)
 
@@ -101,6 +108,8 @@ class SegmentationNet(nn.Module):
             (N, num_outputs, H, W) logits.
         """
         height, width = images.shape[-2:]
+        if self.local_contrast is not None:
+            images = self.local_contrast(images)
         # Zero is the mean colour, the same padding as in training.
         padded = F.pad(images, (0, self._missing(width), 0, self._missing(height)))
         logits: Tensor = self.net(padded)

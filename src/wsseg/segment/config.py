@@ -139,6 +139,13 @@ class Smp(SegmenterConfig):
         description="Stages of the encoder that are used; 3 is a small, fast network that sees "
         "less around each pixel (unet, unetplusplus, manet, linknet).",
     )
+    local_contrast_px: int | None = Field(
+        None,
+        ge=3,
+        le=1001,
+        description="Measure every pixel against mean and deviation of the box of this side around "
+        "it, pixels: evens out lighting, shading and differences between parts. null: not.",
+    )
     weights: str = Field(
         "imagenet",
         description="Encoder's first weights: imagenet, none (from scratch) or the path of a file.",

@@ -127,5 +127,6 @@ def smp(*, config: Smp = Smp(), num_classes: int) -> SegmenterTask:
         weights=config.weights,
         in_channels=config.in_channels,
         encoder_depth=config.encoder_depth,
+        local_contrast_px=config.local_contrast_px,
     )
     return SegmenterTask(net, config.loss, num_classes)

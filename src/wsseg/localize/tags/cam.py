@@ -60,6 +60,7 @@ def cam(*, config: Cam = Cam(), num_classes: int, load_weights: bool = True) -> 
         freeze_batchnorm=config.freeze_batchnorm,
         stop_gradient_after_stage=config.stop_gradient_after_stage,
         last_stage=config.last_stage,
+        local_contrast_px=config.local_contrast_px,
     )
     return ClassMapNet(
         backbone,
