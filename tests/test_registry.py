@@ -121,7 +121,7 @@ def test_an_unknown_name_is_answered_with_the_known(
     assert str(caught.value).startswith(message)
 
 
-@pytest.mark.parametrize("group", ["localizers", "refiners", "segmenters"])
+@pytest.mark.parametrize("group", ["localizers", "refiners", "regularisers", "segmenters"])
 def test_every_method_loads_and_names_itself_in_its_settings(group: registry.Group) -> None:
     for name in registry.TABLES[group]:
         cls = registry.config_class(group, name)

@@ -19,11 +19,15 @@ from wsseg.type_text import choice_name, config_classes, type_text, yaml_text
 
 GROUPS: dict[str, registry.Group] = {
     "localize": "localizers",
+    "localize.regularisers": "regularisers",
     "refine.steps": "refiners",
     "refine.steps.background_cue.cue": "cues",
     "segment": "segmenters",
 }
 """The keys whose settings are those of registered methods."""
+
+LISTS = ("localize.regularisers", "refine.steps")
+"""Those of them that hold a list of methods, each addressed by its name."""
 
 REQUIRED = "required"
 
@@ -207,9 +211,9 @@ def _inner(
             ) as error:  # a broken package of somebody else hides nothing but itself
                 console.warning(str(error))
                 continue
-            # Steps are addressed by their name, the one localizer and segmenter are not.
-            inner_key = f"{key}.{name}." if key == "refine.steps" else f"{key}."
-            only = "" if key == "refine.steps" else f"{key}.name={name}"
+            # Items of a list are addressed by their name, the one localizer and segmenter are not.
+            inner_key = f"{key}.{name}." if key in LISTS else f"{key}."
+            only = only_with if key in LISTS else f"{key}.name={name}"
             yield method, _Place(inner_key, f"{full_key}.{name}.", only)
         return
     classes = config_classes(field.annotation)
@@ -229,7 +233,7 @@ def _field_type(field: FieldInfo, key: str) -> str:
     if key not in GROUPS:
         return type_text(field.annotation, field.metadata)
     text = f"settings by name: {', '.join(_method_names(key))}"
-    if key == "refine.steps":
+    if key in LISTS:
         return f"list of {text}"
     return text if field.is_required() else f"{text}; or null"
 

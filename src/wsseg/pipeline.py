@@ -194,9 +194,8 @@ def plan(folder: RunDir, dataset: Dataset, recipe: Recipe, use_masks: bool) -> P
     shared = {"seed": recipe.seed, "max_side_px": recipe.max_side_px}
     labels = dataset.fingerprint(masks=False)
     tuning = dataset.fingerprint(masks=True) if use_masks else labels
-    mark = fingerprint(
-        "localize", localize_stage.VERSION, shared, labels, recipe.localize.model_dump(mode="json")
-    )
+    settings = localize_stage.fingerprint_settings(recipe.localize)
+    mark = fingerprint("localize", localize_stage.VERSION, shared, labels, settings)
     localize = folder.stage("localize", mark)
     steps = []
     for number, step in enumerate(recipe.refine.steps, start=1):

@@ -40,8 +40,9 @@ def preflight(
     """
     num_classes = dataset.classes.num_classes
     if "localize" in wanted and not stages.localize.is_done:
-        make_localizer = registry.load("localizers", recipe.localize.name)
-        make_localizer(config=recipe.localize, num_classes=num_classes)
+        from wsseg.localize.regularise.attach import make_localizer
+
+        make_localizer(recipe.localize, num_classes)
     for step, stage in zip(recipe.refine.steps, stages.refine, strict=True):
         check = getattr(registry.load("refiners", step.model_dump()["name"]), "check", None)
         if "refine" in wanted and check is not None and not stage.is_done:

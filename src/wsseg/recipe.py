@@ -39,31 +39,16 @@ __all__ = [
 Supervision = Literal["I", "I+S", "I+SAM", "I+CLIP", "boxes", "points", "scribbles", "masks"]
 
 
-def _method(group: registry.Group, value: Any) -> Any:
-    """Validate one method's settings with the class that its name stands for."""
-    if isinstance(value, MethodConfig):
-        return value
-    if isinstance(value, str):
-        value = {"name": value}
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise ValueError(f"expected a mapping with a `name`, got {value!r}")
-    try:
-        cls = registry.config_class(group, value["name"])
-    except RecipeError as error:
-        raise ValueError(str(error)) from error
-    return cls.model_validate(value)
-
-
 def _localizer(value: Any) -> Any:
-    return _method("localizers", value)
+    return registry.settings("localizers", value)
 
 
 def _refiner(value: Any) -> Any:
-    return _method("refiners", value)
+    return registry.settings("refiners", value)
 
 
 def _segmenter(value: Any) -> Any:
-    return None if value is None else _method("segmenters", value)
+    return None if value is None else registry.settings("segmenters", value)
 
 
 class RefineConfig(Config):

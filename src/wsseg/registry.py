@@ -2,7 +2,7 @@
 
 Listing imports nothing; a method's module is imported when the method is used. Other packages
 add methods through the entry-point groups ``wsseg.cues``, ``wsseg.localizers``,
-``wsseg.refiners`` and ``wsseg.segmenters``.
+``wsseg.refiners``, ``wsseg.regularisers`` and ``wsseg.segmenters``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal
 from wsseg.config import MethodConfig
 from wsseg.errors import RecipeError, unknown_name
 
-Group = Literal["cues", "localizers", "refiners", "segmenters"]
+Group = Literal["cues", "localizers", "refiners", "regularisers", "segmenters"]
 
 TABLES: dict[str, dict[str, str]] = {
     "cues": {
@@ -44,6 +44,14 @@ TABLES: dict[str, dict[str, str]] = {
         "superpixel_voting": "wsseg.refine.superpixel_voting:superpixel_voting",
         "threshold": "wsseg.refine.threshold:threshold",
     },
+    "regularisers": {
+        "cutmix": "wsseg.localize.regularise.cutmix:CutmixRegulariser",
+        "cutout": "wsseg.localize.regularise.cutout:CutoutRegulariser",
+        "hide_and_seek": "wsseg.localize.regularise.hide_and_seek:HideAndSeekRegulariser",
+        "mixup_cam": "wsseg.localize.regularise.mixup_cam:MixupCamRegulariser",
+        "seam": "wsseg.localize.regularise.seam:SeamRegulariser",
+        "spatial_dropout": "wsseg.localize.regularise.spatial_dropout:SpatialDropoutRegulariser",
+    },
     "segmenters": {
         "smp": "wsseg.segment.task:smp",
     },
@@ -55,7 +63,8 @@ def table(group: Group) -> dict[str, str]:
     """List the methods of a group.
 
     Args:
-        group: ``"cues"``, ``"localizers"``, ``"refiners"`` or ``"segmenters"``.
+        group: ``"cues"``, ``"localizers"``, ``"refiners"``, ``"regularisers"`` or
+            ``"segmenters"``.
 
     Returns:
         ``{name: "module:object"}``; built-in methods win over third-party ones of the same name.
@@ -72,7 +81,7 @@ def load(group: Group, name: str) -> Any:
         name: Its registered name.
 
     Returns:
-        The registered object (a function or a `FittedRefiner`).
+        The registered object (a function, a `FittedRefiner`, or the class of a `Regulariser`).
 
     Raises:
         RecipeError: When no method has that name, or its module cannot be imported.

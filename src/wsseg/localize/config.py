@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
+from wsseg import registry
 from wsseg.config import Config, MethodConfig
 from wsseg.data.transforms import AugmentConfig
 from wsseg.nets.pooling import Gap, Pooling
@@ -133,6 +134,10 @@ class InferenceConfig(Config):
         return self
 
 
+def _regulariser(value: Any) -> Any:
+    return registry.settings("regularisers", value)
+
+
 class TagLocalizerConfig(LocalizerConfig):
     """What all localizers from tags share."""
 
@@ -188,6 +193,13 @@ class TagLocalizerConfig(LocalizerConfig):
         False, description="Let positives of rare classes count as much as their negatives."
     )
     focal_gamma: float = Field(0.0, ge=0, le=10, description="Exponent of the focal loss; 0: none.")
+    regularisers: tuple[
+        Annotated[SerializeAsAny[MethodConfig], BeforeValidator(_regulariser)], ...
+    ] = Field(
+        default=(),
+        description="What is added to the training so that maps cover more of the object; each "
+        "has a `name`, and they act in this order.",
+    )
     training: TrainingConfig = Field(TrainingConfig(), description="How the classifier trains.")
     augment: AugmentConfig = Field(AugmentConfig(), description="Random changes while training.")
     inference: InferenceConfig = Field(InferenceConfig(), description="How maps are extracted.")

@@ -35,7 +35,6 @@ from wsseg.localize.gradient import (
 )
 from wsseg.nets.backbones import Backbone
 from wsseg.nets.cam_head import ClassMapNet
-from wsseg.nets.pooling import pool
 
 # The LayerCAM authors raise the maps of stages 1 to 3 (from memory).
 LAST_SHALLOW_STAGE = 3
@@ -142,8 +141,7 @@ def _rectified(raw: Tensor, network: Explainable) -> Tensor:
 @torch.no_grad()
 def _cam(network: Explainable, images: Tensor) -> tuple[Tensor, Tensor]:
     if isinstance(network, ClassMapNet):
-        raw = network.maps(images)
-        return raw, pool(raw, network.pooling)
+        return network.maps_and_logits(images)
     model = network.model
     features = model.forward_features(network.backbone.prepared(images))
     logits: Tensor = model.forward_head(features)

@@ -58,7 +58,8 @@ def prepare(
 
 
 def _compared_output(net: nn.Module, images: Tensor) -> Tensor:
-    output: Tensor = net.maps(images) if isinstance(net, ClassMapNet) else net(images)
+    # Raw: a refinement may pick the larger of two nearly equal values, and rounding decides which.
+    output: Tensor = net.raw_maps(images) if isinstance(net, ClassMapNet) else net(images)
     return output
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsseg import console, registry
+from wsseg import console
 from wsseg.context import RunContext
 from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.scores import save_scores
@@ -61,6 +61,19 @@ def localize(
     stage.finish(seconds=time.perf_counter() - started)
 
 
+def fingerprint_settings(config: TagLocalizerConfig) -> dict[str, Any]:
+    """List the settings that results depend on, for the stage's fingerprint.
+
+    Args:
+        config: The localizer's settings.
+
+    Returns:
+        JSON-able. Without regularisers they are not named, so that runs from before there were
+        any are still recognised.
+    """
+    return config.model_dump(mode="json", exclude=None if config.regularisers else {"regularisers"})
+
+
 def _has_class_ids(sample: Sample, config: TagLocalizerConfig) -> bool:
     return sample.labels.tags is not None or config.inference.tags == "predicted"
 
@@ -88,6 +101,7 @@ def train_localizer(
     Raises:
         DataError: When the tags cannot train a classifier.
     """
+    from wsseg.localize.regularise.attach import make_localizer
     from wsseg.training.loop import fit
     from wsseg.training.seeds import seed_everything
 
@@ -101,8 +115,7 @@ def train_localizer(
         max_side_px=context.max_side_px,
     )
     seed_everything(context.seed)
-    method = registry.load("localizers", config.name)
-    net: ClassMapNet = method(config=config, num_classes=dataset.classes.num_classes)
+    net = make_localizer(config, dataset.classes.num_classes)
     set_class_weights = getattr(net, "set_class_weights", None)
     if config.class_weights and set_class_weights is not None:
         set_class_weights(data.tags)

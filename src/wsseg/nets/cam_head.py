@@ -9,9 +9,16 @@ the form that the image-label literature uses since Ahn and Kwak, CVPR 2018: the
 Differences: any pooling, not only the average; cells that show padding do not count.
 
 Loss: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, for the focal option.
+
+Regularisers (`wsseg.localize.regularise`) may change the batch before the forward pass, take that
+pass over, and add terms to the loss. A localizer of its own kind overrides `ClassMapNet.terms`,
+not `ClassMapNet.loss`, and so works with all of them.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -22,8 +29,32 @@ from torch import Tensor, nn
 from wsseg.nets.backbones import Backbone
 from wsseg.nets.pooling import Gap, Pooling, pool
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from wsseg.localize.regularise.protocol import Regulariser
+
 # Positives of a very rare class weigh at most this much: beyond it single images decide.
 MAX_POSITIVE_WEIGHT = 20.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one forward pass of a `ClassMapNet` made of a batch.
+
+    Args:
+        batch: What went in, after all input transforms: ``image`` (N, 3 or 1, H, W), and in
+            training ``tags`` (N, C) in [0, 1], where there is padding ``valid`` (N, 1, H, W), and
+            ``tag_weights`` (N, C) where tags count unequally.
+        features: (N, D, h, w), of the backbone.
+        maps: (N, C, h, w), raw class maps.
+        logits: (V N, C) float32: of V views of the N images, one view after the other.
+    """
+
+    batch: dict[str, Tensor]
+    features: Tensor
+    maps: Tensor
+    logits: Tensor
 
 
 class ClassMapNet(nn.Module):
@@ -37,6 +68,12 @@ class ClassMapNet(nn.Module):
         bias: Give the head a bias. It helps poolings that look at few cells; a CAM has none.
         focal_gamma: Exponent of the focal loss; 0 is the multi-label soft margin loss.
 
+    Attributes:
+        runs_regularisers: Whether `loss` of this class lets regularisers do their work. A
+            subclass with a `loss` of its own that calls this one's says True, too.
+        regularisers: The regularisers, in the order in which they act.
+        extras: Their modules by the regulariser's name.
+
     Example:
         >>> from wsseg.nets.build import build_backbone
         >>> net = ClassMapNet(build_backbone("test_resnet", output_stride=8), num_classes=3)
@@ -44,6 +81,7 @@ class ClassMapNet(nn.Module):
         (torch.Size([1, 3, 8, 6]), torch.Size([1, 3]))
     """
 
+    runs_regularisers: ClassVar[bool] = True
     positive_weights: Tensor
 
     def __init__(
@@ -67,6 +105,24 @@ class ClassMapNet(nn.Module):
             nn.init.zeros_(self.head.bias)
         self.focal_gamma = focal_gamma
         self.register_buffer("positive_weights", torch.ones(num_classes))
+        self.regularisers: tuple[Regulariser, ...] = ()
+        self.extras = nn.ModuleDict()
+
+    def add_regularisers(self, regularisers: Sequence[Regulariser]) -> None:
+        """Let regularisers take part in the training, after their conflicts were checked.
+
+        Args:
+            regularisers: In the order in which they act; see
+                `wsseg.localize.regularise.attach.attach`, which checks and calls this.
+        """
+        for regulariser in regularisers:
+            module = regulariser.build(self)
+            if module is not None:
+                self.extras[regulariser.name] = module
+        self.regularisers = (*self.regularisers, *regularisers)
+
+    def _forward_runner(self) -> Regulariser | None:
+        return next((r for r in self.regularisers if r.runs_forward), None)
 
     def features(self, images: Tensor) -> Tensor:
         """Compute the backbone's features.
@@ -80,6 +136,34 @@ class ClassMapNet(nn.Module):
         features: Tensor = self.backbone(images)
         return features
 
+    def step(self, batch: dict[str, Tensor]) -> Step:
+        """Run one forward pass.
+
+        Args:
+            batch: ``image``, and optionally the others that `Step` lists.
+
+        Returns:
+            Everything that losses may look at.
+        """
+        runner = self._forward_runner()
+        if runner is not None:
+            return runner.step(self, batch)
+        features = self.features(batch["image"])
+        maps = self.head(self.dropout(features))
+        return Step(batch, features, maps, self.pooled(maps, batch.get("valid")))
+
+    def pooled(self, maps: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Pool class maps to logits.
+
+        Args:
+            maps: (N, C, h, w).
+            valid: (N, 1, H, W), non-zero where a pixel belongs to the image; None: everywhere.
+
+        Returns:
+            (N, C) float32.
+        """
+        return pool(maps, self.pooling, None if valid is None else valid_cells(valid, maps))
+
     def maps(self, images: Tensor) -> Tensor:
         """Compute the class maps, negative evidence included.
 
@@ -87,10 +171,42 @@ class ClassMapNet(nn.Module):
             images: (N, 3 or 1, H, W) float, normalised.
 
         Returns:
-            (N, C, h, w) float.
+            (N, C, h, w) float; in evaluation mode those that a regulariser such as SEAM refined.
         """
+        if self._forward_runner() is not None:
+            return self.maps_and_logits(images)[0]
         maps: Tensor = self.head(self.dropout(self.features(images)))
         return maps
+
+    def raw_maps(self, images: Tensor) -> Tensor:
+        """Compute the class maps without any refinement by a regulariser.
+
+        Args:
+            images: (N, 3 or 1, H, W) float, normalised.
+
+        Returns:
+            (N, C, h, w) float.
+        """
+        if self._forward_runner() is not None:
+            return self.step({"image": images}).maps
+        return self.maps(images)
+
+    def maps_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute maps and logits in one pass.
+
+        Args:
+            images: (N, 3 or 1, H, W) float, normalised.
+
+        Returns:
+            What `maps` gives, (N, C, h, w), and the logits of the raw maps, (N, C) float32.
+        """
+        runner = self._forward_runner()
+        if runner is None:
+            maps = self.maps(images)
+            return maps, self.pooled(maps)
+        step = self.step({"image": images})
+        logits = step.logits[: len(images)]
+        return (step.maps if self.training else runner.refined(self, step)), logits
 
     def logits(self, images: Tensor, valid: Tensor | None = None) -> Tensor:
         """Compute the class logits.
@@ -103,40 +219,90 @@ class ClassMapNet(nn.Module):
         Returns:
             (N, C) float32.
         """
-        maps = self.maps(images)
-        return pool(maps, self.pooling, None if valid is None else valid_cells(valid, maps))
+        if self._forward_runner() is not None:
+            batch = {"image": images} if valid is None else {"image": images, "valid": valid}
+            return self.step(batch).logits[: len(images)]
+        return self.pooled(self.maps(images), valid)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the class logits, (N, C) float32."""
         return self.logits(images)
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the classification loss.
+        """Compute the training loss: the terms of the localizer and of its regularisers.
+
+        In evaluation mode regularisers stay out of it.
+
+        Args:
+            batch: ``image`` (N, 3 or 1, H, W) normalised, ``tags`` (N, C) in [0, 1], and
+                optionally ``valid`` (N, 1, H, W).
+
+        Returns:
+            ``loss``, the sum of all terms, and the terms where there are several.
+        """
+        active = self.regularisers if self.training else ()
+        for regulariser in active:
+            batch = regulariser.transform(batch)
+        step = self.step(batch)
+        terms = dict(self.terms(step))
+        for regulariser in active:
+            terms |= regulariser.terms(self, step)
+        if len(terms) == 1:
+            return {"loss": next(iter(terms.values()))}
+        return {"loss": torch.stack([term.float() for term in terms.values()]).sum(), **terms}
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        """Compute the localizer's own loss terms: here the classification loss.
+
+        Args:
+            step: The forward pass.
+
+        Returns:
+            Scalars by name; their sum is minimised.
+        """
+        return {"classification": self.classification(step)}
+
+    def classification(self, step: Step) -> Tensor:
+        """Compute the classification loss, averaged over views, images and classes.
 
         With weights of one and no focal exponent it is
         ``-mean_{n,c} [ y log sigma(x) + (1 - y) log sigma(-x) ]``.
 
         Args:
-            batch: ``image`` (N, 3 or 1, H, W) normalised, ``tags`` (N, C) of 0 and 1, and
-                optionally ``valid`` (N, 1, H, W).
+            step: Its logits, and of its batch ``tags`` and ``tag_weights``.
 
         Returns:
-            ``loss``, a scalar.
+            A scalar.
         """
-        logits = self.logits(batch["image"], batch.get("valid"))
-        tags = batch["tags"].to(logits.dtype)
+        logits = step.logits
+        num_views = len(logits) // len(step.batch["tags"])
+        tags = step.batch["tags"].to(logits.dtype).repeat(num_views, 1)
         loss = F.binary_cross_entropy_with_logits(
             logits, tags, pos_weight=self.positive_weights, reduction="none"
         )
+        if "tag_weights" in step.batch:
+            loss = loss * step.batch["tag_weights"].to(loss.dtype).repeat(num_views, 1)
         if self.focal_gamma > 0:
             probability = logits.sigmoid()
             missed = tags * (1 - probability) + (1 - tags) * probability
             loss = loss * missed**self.focal_gamma
-        return {"loss": loss.mean()}
+        return loss.mean()
+
+    def start_epoch(self, epoch: int) -> None:
+        """Tell a subclass's own ``on_epoch_start`` and all regularisers that an epoch begins.
+
+        Args:
+            epoch: From 0.
+        """
+        own = getattr(type(self), "on_epoch_start", None)
+        if own is not None:
+            own(self, epoch)
+        for regulariser in self.regularisers:
+            regulariser.on_epoch_start(epoch)
 
     def head_parameters(self) -> list[nn.Parameter]:
         """List the parameters that start from scratch."""
-        return list(self.head.parameters())
+        return [*self.head.parameters(), *self.extras.parameters()]
 
     def set_class_weights(self, tags: NDArray[np.floating]) -> None:
         """Let positives of rare classes weigh more (see `positive_weights`).
