@@ -2,7 +2,7 @@
 
 Listing imports nothing; a method's module is imported when the method is used. Other packages
 add methods through the entry-point groups ``wsseg.cues``, ``wsseg.localizers``,
-``wsseg.refiners``, ``wsseg.regularisers`` and ``wsseg.segmenters``.
+``wsseg.refiners``, ``wsseg.regularisers``, ``wsseg.segmenters`` and ``wsseg.segments``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal
 from wsseg.config import MethodConfig
 from wsseg.errors import RecipeError, unknown_name
 
-Group = Literal["cues", "localizers", "refiners", "regularisers", "segmenters"]
+Group = Literal["cues", "localizers", "refiners", "regularisers", "segmenters", "segments"]
 
 TABLES: dict[str, dict[str, str]] = {
     "cues": {
@@ -55,6 +55,9 @@ TABLES: dict[str, dict[str, str]] = {
     "segmenters": {
         "smp": "wsseg.segment.task:smp",
     },
+    "segments": {
+        "superpixels": "wsseg.cues.segments_tree:superpixel_tree",
+    },
 }
 
 
@@ -63,8 +66,8 @@ def table(group: Group) -> dict[str, str]:
     """List the methods of a group.
 
     Args:
-        group: ``"cues"``, ``"localizers"``, ``"refiners"``, ``"regularisers"`` or
-            ``"segmenters"``.
+        group: ``"cues"``, ``"localizers"``, ``"refiners"``, ``"regularisers"``,
+            ``"segmenters"`` or ``"segments"`` (the backends of `wsseg.cues.segments`).
 
     Returns:
         ``{name: "module:object"}``; built-in methods win over third-party ones of the same name.
