@@ -140,3 +140,25 @@ def test_a_class_without_an_image_is_named(make_dataset, caplog):
     dataset = make_dataset({"a": {"tags": {1}}, "b": {"tags": set()}})
     check_trainable(list(dataset.samples), dataset)
     assert "No train image carries stain" in caplog.text
+
+
+def test_a_regularised_localizer_is_loaded_again_with_its_modules(dataset, tmp_path, monkeypatch):
+    """Refiners ask for the trained network later; it comes from its weights, not from training."""
+    import torch
+
+    from wsseg.localize.stage import train_localizer
+
+    config = Cam.model_validate(
+        CONFIG.model_dump()
+        | {"regularisers": ["hide_and_seek", "spatial_dropout", "seam"], "augment": {"crop_px": 64}}
+    )
+    stage = StageDir(tmp_path / "localize", "f")
+    localize(dataset, config, stage, RunContext())
+    scores = load_scores(stage.file("scores", "dent", ".npz"))
+    assert scores.class_ids.tolist() == [0, 1]
+    monkeypatch.setattr("wsseg.training.loop._Loop", None)
+    first = train_localizer(dataset, config, stage, RunContext())
+    again = train_localizer(dataset, config, stage, RunContext())
+    assert "extras.seam.vectors.weight" in first.state_dict()
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(first.maps(images), again.maps(images))
