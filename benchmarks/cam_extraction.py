@@ -4,8 +4,9 @@ Usage:
     pip install --no-deps --target PEER grad-cam ttach
     PYTHONPATH=PEER python benchmarks/cam_extraction.py [--repeats 5] [--threads 2]
 
-One 500 x 375 px image, ResNet-50 at stride 32, random weights unless given, three classes. Maps at four
-scales with mirroring (0.5, 1, 1.5, 2): the peer is called once per class, scale and mirror image.
+One 500 x 375 px image, ResNet-50 at stride 32, random weights unless given, three classes. Maps at
+four scales with mirroring (0.5, 1, 1.5, 2): the peer is called once per class, scale and mirror
+image.
 Grad-CAM at one scale: the peer is called once per class. All methods start with the uint8 image
 and end with one normalised map per class at a quarter of the image's size; runs alternate, medians.
 The copy of the network that `prepare` makes is made once per data set and not timed.
@@ -73,8 +74,8 @@ def main() -> None:
 def make_network(image: np.ndarray, weights: str) -> ClassMapNet:
     """Make a ResNet-50 that, where its weights are random, amplifies rounding little.
 
-    Then batch normalisation gets the statistics of the image itself, since features of random networks
-    are otherwise nearly the same everywhere, and blocks change little of what they pass on.
+    Then batch normalisation gets the statistics of the image itself, since features of random
+    networks are otherwise nearly the same everywhere, and blocks change little of what they pass on.
     """
     torch.manual_seed(0)
     backbone = build_backbone("resnet50", weights=weights, output_stride=STRIDE)
