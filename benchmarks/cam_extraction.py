@@ -75,7 +75,7 @@ def make_network(image: np.ndarray, weights: str) -> ClassMapNet:
     """Make a ResNet-50 that, where its weights are random, amplifies rounding little.
 
     Then batch normalisation gets the statistics of the image itself, since features of random
-    networks are otherwise nearly the same everywhere, and blocks change little of what they pass on.
+    networks are otherwise nearly the same everywhere, and blocks change little of their input.
     """
     torch.manual_seed(0)
     backbone = build_backbone("resnet50", weights=weights, output_stride=STRIDE)
