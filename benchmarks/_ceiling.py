@@ -11,18 +11,25 @@ from wsseg.context import RunContext
 from wsseg.data.dataset import Dataset
 from wsseg.data.image_io import image_size, read_mask, write_mask
 from wsseg.evaluate.stage import EvaluateInputs, evaluate
+from wsseg.localize.stage import train_localizer
+from wsseg.nets.cam_head import ClassMapNet
+from wsseg.pipeline import plan
 from wsseg.recipe import Recipe
-from wsseg.rundir import StageDir, fingerprint
+from wsseg.rundir import RunDir, StageDir, fingerprint
 from wsseg.segment.stage import predict, segment
 
 
-def train_ceiling(dataset: Dataset, recipe: Recipe, out: Path) -> dict[str, Any]:
+def train_ceiling(
+    dataset: Dataset, recipe: Recipe, out: Path, weak: Path | None = None
+) -> dict[str, Any]:
     """Give the recipe's segmenter the true masks of the train split and score it on val.
 
     Args:
         dataset: Data set with masks.
         recipe: The recipe whose segmenter is trained.
         out: Folder for the masks, the training and the predictions.
+        weak: Folder of the run on weak labels, whose localizer the segmenter starts from where
+            the recipe says so.
 
     Returns:
         The ``segment`` entry of the val split, with ``seconds``.
@@ -48,7 +55,14 @@ def train_ceiling(dataset: Dataset, recipe: Recipe, out: Path) -> dict[str, Any]
         raise SystemExit("the recipe has no segmenter, so there is no ceiling")
     trained, predicted = StageDir(out / "segment", mark), StageDir(out / "predictions", mark)
     context = RunContext(recipe.seed, recipe.max_side_px, allow_masks=True)
-    segment(dataset, recipe.segment, masks, trained, context)
+
+    def localizer() -> ClassMapNet:
+        if weak is None:
+            raise SystemExit("segment.weights is localizer, but no run is given")
+        stage = plan(RunDir(weak), dataset, recipe, use_masks=False).localize
+        return train_localizer(dataset, recipe.localize, stage, context)
+
+    segment(dataset, recipe.segment, masks, trained, context, localizer)
     predict(dataset, trained, predicted)
     inputs = EvaluateInputs(
         localize=StageDir(out / "none", mark),

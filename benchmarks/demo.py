@@ -33,7 +33,10 @@ def main() -> None:
     dataset = open_dataset(arguments.out / "data")
     recipe = load_recipe(finished.run.recipe_path)
     ceiling = train_ceiling(
-        dataset, recipe, arguments.out.with_name(arguments.out.name + "-ceiling")
+        dataset,
+        recipe,
+        arguments.out.with_name(arguments.out.name + "-ceiling"),
+        arguments.out,
     )
     weak = next(
         stage

@@ -40,7 +40,7 @@ def main() -> None:
     ceiling = (
         None
         if arguments.no_ceiling
-        else train_ceiling(dataset, recipe, out.with_name(out.name + "-ceiling"))
+        else train_ceiling(dataset, recipe, out.with_name(out.name + "-ceiling"), out)
     )
     print(f"`{command()}`, seed {recipe.seed}; {describe()}; peak memory {memory_gb:.1f} GB\n")
     print(table(finished.metrics, seconds(out), ceiling))

@@ -43,6 +43,7 @@ def check(dataset, changes, tmp_path, *, recipe="cam", wanted=STAGES, use_masks=
 
 def test_a_recipe_that_can_run_passes(dataset, tmp_path):
     check(dataset, TINY, tmp_path)
+    check(dataset, [*TINY, "segment.weights=localizer"], tmp_path)
     assert not (tmp_path / "run").exists()
 
 
@@ -62,6 +63,12 @@ def test_a_recipe_that_can_run_passes(dataset, tmp_path):
 def test_what_cannot_be_done_is_told_at_once(change, error, message, dataset, tmp_path):
     with pytest.raises(error, match=message):
         check(dataset, [*TINY, change], tmp_path)
+
+
+def test_an_encoder_that_cannot_start_from_the_localizer_is_told_at_once(dataset, tmp_path):
+    changes = [*TINY, "segment.weights=localizer", "segment.encoder=resnet18"]
+    with pytest.raises(RecipeError, match="cannot start from the localizer's backbone test_resnet"):
+        check(dataset, changes, tmp_path)
 
 
 @pytest.mark.parametrize(

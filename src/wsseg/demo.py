@@ -11,7 +11,7 @@ from wsseg.pipeline import run
 from wsseg.rundir import RunDir
 
 FAMILY = "defects"
-NUM_TRAIN = 240
+NUM_TRAIN = 480
 NUM_VAL = 80
 SIDE_PX = 128
 RECIPE = "defects"
@@ -20,8 +20,8 @@ OVERRIDES = (
     "segment.augment.crop_px=128",
     "segment.augment.scale=null",
     "refine.steps.dense_crf.bilateral_sxy_px=10",
-    "localize.training.epochs=22",
-    "segment.training.epochs=18",
+    "localize.training.epochs=11",
+    "segment.training.epochs=9",
 )
 
 

@@ -18,6 +18,7 @@ from wsseg import console
 from wsseg.atomic import remove_temporaries, write_json, write_text
 from wsseg.context import RunContext
 from wsseg.data.dataset import Dataset
+from wsseg.data.rendered import keep_rendered, with_kept
 from wsseg.errors import RecipeError, unknown_name
 from wsseg.finished import Finished
 from wsseg.intake import open_data, readable, refuse_foreign, with_sound_masks
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 MACHINE_FILE = "machine.json"
 SETTINGS_FILE = "settings.json"
+DRAWN_MASKS = "drawn_masks"
 STAGES = ("localize", "refine", "pseudo", "segment", "evaluate", "report")
 
 
@@ -109,6 +111,7 @@ def run(
     folder = RunDir(Path(out) if out else Path("runs") / f"{_name(dataset)}-{chosen.name}")
     with folder.locked():
         from_main_process(lambda: _write_head(folder, dataset, chosen, use_masks))
+        dataset = with_kept(dataset, folder.path / DRAWN_MASKS)
         finished = _run_stages(folder, dataset, chosen, use_masks, STAGES)
     return dataclasses.replace(finished, failures=problems | finished.failures)
 
@@ -119,7 +122,7 @@ def _write_head(folder: RunDir, dataset: Dataset, recipe: Recipe, use_masks: boo
     for leftover in (folder.path, folder.path / "export"):
         remove_temporaries(leftover, below=False)
     write_text(folder.recipe_path, _provenance() + to_yaml(recipe))
-    dataset.to_jsonl(folder.samples_path)
+    keep_rendered(dataset, folder.path / DRAWN_MASKS).to_jsonl(folder.samples_path)
     write_json(folder.path / SETTINGS_FILE, {"use_masks": use_masks})
     write_json(folder.path / MACHINE_FILE, machine_facts(dataset))
 
@@ -288,7 +291,7 @@ def _train_and_map(
     if "segment" not in wanted:
         return
     if recipe.segment is not None:
-        segment(dataset, recipe.segment, stages.pseudo, stages.segment, context)
+        segment(dataset, recipe.segment, stages.pseudo, stages.segment, context, localizer)
         from_main_process(lambda: predict(dataset, stages.segment, stages.predict))
     else:
         from_main_process(stages.segment.remove)

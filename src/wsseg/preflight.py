@@ -51,8 +51,13 @@ def preflight(
         if "refine" in wanted and cue is not None and not stage.is_done:
             check_cue(cue, dataset)
     if "segment" in wanted and recipe.segment is not None and not stages.segment.is_done:
-        from wsseg.segment.stage import check_validation
+        from wsseg.segment.stage import check_validation, starts_from_localizer
 
         check_validation(dataset, recipe.segment, context)
         make_segmenter = registry.load("segmenters", recipe.segment.model_dump()["name"])
-        make_segmenter(config=recipe.segment, num_classes=num_classes)
+        segmenter = make_segmenter(config=recipe.segment, num_classes=num_classes)
+        if starts_from_localizer(recipe.segment):
+            from wsseg.localize.regularise.attach import make_localizer
+
+            bare = recipe.localize.model_copy(update={"weights": "none"})
+            segmenter.start_from(make_localizer(bare, num_classes).backbone)

@@ -179,3 +179,27 @@ def test_a_complete_stage_is_not_done_again(dataset, pseudo, stage, monkeypatch)
     stage.finish()
     monkeypatch.setattr("wsseg.segment.stage.SegmentationData", None)
     segment(dataset, CONFIG, pseudo, stage, RunContext())
+
+
+def test_training_starts_from_what_the_localizer_learned(dataset, pseudo, stage):
+    import torch
+
+    from wsseg.localize.regularise.attach import make_localizer
+    from wsseg.localize.tags.cam import Cam
+
+    localizer = make_localizer(Cam(backbone="test_resnet"), 2)
+    training = CONFIG.training.model_copy(update={"lr": 1e-12})
+    config = CONFIG.model_copy(update={"weights": "localizer", "training": training})
+    segment(dataset, config, pseudo, stage, RunContext(), lambda: localizer)
+    net, info = load_bundle(stage.path / MODEL_FOLDER)
+    learned = localizer.backbone.trunk.state_dict()["conv1.0.weight"]
+    kept = [v for k, v in net.state_dict().items() if k.endswith("encoder.model.conv1.0.weight")]
+    assert len(kept) == 1
+    torch.testing.assert_close(kept[0], learned, atol=1e-6, rtol=0)
+    assert info.segmenter["weights"] == "localizer"
+
+
+def test_without_a_localizer_nothing_can_start_from_it(dataset, pseudo, stage):
+    config = CONFIG.model_copy(update={"weights": "localizer"})
+    with pytest.raises(RecipeError, match="Set segment.weights to none"):
+        segment(dataset, config, pseudo, stage, RunContext())

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from wsseg import console
-from wsseg.errors import MissingWeightsError
-from wsseg.nets.weights import load_backbone_state, read_state_dict
+from wsseg.errors import MissingWeightsError, RecipeError
+from wsseg.nets.backbones import Backbone
+from wsseg.nets.weights import load_backbone_state, read_state_dict, sum_colours
 
 # Where encoders lie within networks that may have been saved whole; the empty one comes first.
 _PREFIXES = (
@@ -33,14 +34,15 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
     Args:
         encoder: The encoder, with random weights; changed in place.
         name: Its name; ``tu-`` marks networks of timm.
-        weights: ``"imagenet"``, ``"none"`` or the path of a weight file of the encoder alone or
-            of a network that contains it. Three-channel first layers are summed for a grey
+        weights: ``"imagenet"``, ``"none"``, ``"localizer"`` (nothing is loaded here, see
+            `start_from_backbone`) or the path of a weight file of the encoder alone or of a
+            network that contains it. Three-channel first layers are summed for a grey
             encoder.
 
     Raises:
         MissingWeightsError: When the weights cannot be had or do not fit.
     """
-    if weights == "none":
+    if weights in ("none", "localizer"):
         return
     trunk = encoder.get_submodule("model") if name.startswith("tu-") else encoder
     try:
@@ -54,6 +56,40 @@ def load_encoder_weights(encoder: nn.Module, name: str, weights: str) -> None:
         text = text.replace("localize.backbone", "segment.encoder")
         raise MissingWeightsError(text) from error
     console.once(f"encoder {name}: weights from {source}")
+
+
+def start_from_backbone(encoder: nn.Module, name: str, backbone: Backbone) -> int:
+    """Copy the weights of a trained backbone into an encoder of the same kind.
+
+    The two may end at different stages, so that only what both have is copied; and a network
+    that reads colours may start one that reads grey.
+
+    Args:
+        encoder: The encoder; changed in place.
+        name: Its name; ``tu-`` marks networks of timm.
+        backbone: A localizer's backbone.
+
+    Returns:
+        Number of tensors that were copied.
+
+    Raises:
+        RecipeError: When the two are not the same kind of network.
+    """
+    trunk = encoder.get_submodule("model") if name.startswith("tu-") else encoder
+    target = trunk.state_dict()
+    found = match_names(backbone.trunk.state_dict(), target)
+    sum_colours(found, target)
+    first = next(key for key, value in target.items() if value.ndim == 4)
+    fits = {key: value for key, value in found.items() if target.get(key) is not None}
+    if first not in fits or any(value.shape != target[key].shape for key, value in fits.items()):
+        raise RecipeError(
+            f"segment.weights is localizer, but the encoder {name} cannot start from the "
+            f"localizer's backbone {backbone.name}: their layers differ. Set segment.encoder to "
+            f"{backbone.name} or tu-{backbone.name}, segment.in_channels to "
+            f"{backbone.in_channels}, or segment.weights to none."
+        )
+    trunk.load_state_dict(fits, strict=False)
+    return len(fits)
 
 
 def match_names(state: Mapping[str, Tensor], target: Mapping[str, Any]) -> dict[str, Tensor]:

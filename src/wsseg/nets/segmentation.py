@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from wsseg import console
 from wsseg.errors import RecipeError, unknown_name
 from wsseg.nets.architectures import Architecture
-from wsseg.nets.encoder_weights import load_encoder_weights
+from wsseg.nets.backbones import Backbone
+from wsseg.nets.encoder_weights import load_encoder_weights, start_from_backbone
 from wsseg.nets.local_contrast import LocalContrast
 
 _CLASSES: dict[str, str] = {
@@ -54,7 +55,8 @@ class SegmentationNet(nn.Module):
         architecture: One of :data:`wsseg.nets.architectures.Architecture`.
         encoder: Encoder name of segmentation-models-pytorch, or ``tu-`` and a timm name.
         num_outputs: Number of logits per pixel: background and the C classes.
-        weights: ``"imagenet"``, ``"none"`` or the path of a weight file for the encoder.
+        weights: ``"imagenet"``, ``"none"`` or the path of a weight file for the encoder;
+            ``"localizer"`` is ``"none"`` until `start_from` is called.
         in_channels: 3 for colour, 1 for grey images.
         encoder_depth: Stages of the encoder that are used, 3 to 5; fewer make a small, fast
             network that sees less around each pixel. Other than 5 for ``unet``,
@@ -124,6 +126,18 @@ class SegmentationNet(nn.Module):
             length_wanted = length
         wanted = (length_wanted + self.multiple_px - 1) // self.multiple_px * self.multiple_px
         return int(wanted - length) if isinstance(length, int) else wanted - length
+
+    def start_from(self, backbone: Backbone) -> None:
+        """Start the encoder from a trained localizer's backbone.
+
+        Args:
+            backbone: Of the same network as the encoder.
+
+        Raises:
+            RecipeError: When it is another network.
+        """
+        copied = start_from_backbone(self.net.encoder, self.encoder_name, backbone)
+        console.once(f"encoder {self.encoder_name}: {copied} tensors from the localizer")
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that are always new: decoder and segmentation head."""

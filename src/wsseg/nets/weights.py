@@ -149,7 +149,7 @@ def load_backbone_state(
     target = trunk.state_dict()
     converted = convert(state) if convert is not None else dict(state)
     converted = _without_prefix(converted, target)
-    _sum_colours(converted, target)
+    sum_colours(converted, target)
     missing = [key for key in target if key not in converted and not _is_optional(key)]
     unexpected = [key for key in converted if key not in target and not _is_optional(key)]
     misshapen = [
@@ -191,8 +191,13 @@ def _without_prefix(state: dict[str, Tensor], target: Mapping[str, Tensor]) -> d
     return {key.removeprefix(best): value for key, value in state.items()}
 
 
-def _sum_colours(state: dict[str, Tensor], target: Mapping[str, Tensor]) -> None:
-    """Sum a three-channel first convolution for a grey backbone, as timm does."""
+def sum_colours(state: dict[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    """Sum a three-channel first convolution for a grey backbone, as timm does.
+
+    Args:
+        state: Tensors by name; changed in place.
+        target: The tensors of the grey network.
+    """
     for key, wanted in target.items():
         given = state.get(key)
         if given is None or given.ndim != 4 or wanted.ndim != 4:

@@ -9,26 +9,8 @@ from pydantic import Field, model_validator
 from wsseg.config import Config, MethodConfig
 from wsseg.data.transforms import AugmentConfig
 from wsseg.nets.architectures import Architecture
+from wsseg.segment.loss_config import LossConfig, SegmenterLoss
 from wsseg.training.config import TrainingConfig
-
-
-class LossConfig(Config):
-    """What the segmenter is trained to lower."""
-
-    name: Literal["cross_entropy"] = Field(
-        "cross_entropy", description="cross_entropy: pixel cross-entropy, 255 ignored."
-    )
-    class_balance: Literal["none", "inverse_sqrt", "dsrg"] = Field(
-        "none",
-        description="none: every pixel counts the same; inverse_sqrt: classes are weighted by "
-        "1 / sqrt(frequency in the pseudo masks); dsrg: background and foreground get half each.",
-    )
-    label_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="Share of each pixel's target spread over all classes."
-    )
-    dice: float = Field(
-        0.0, ge=0, le=100, description="Weight of an added soft Dice loss; 0: none."
-    )
 
 
 class PredictCrfConfig(Config):
@@ -111,7 +93,9 @@ class SegmenterConfig(MethodConfig):
         le=1,
         description="Probability that a training crop must contain a foreground pixel.",
     )
-    loss: LossConfig = Field(LossConfig(), description="The loss.")
+    loss: SegmenterLoss = Field(
+        LossConfig(), description="What the segmenter is trained to lower."
+    )
     validate_on: Literal["pseudo", "val_masks", "none"] = Field(
         "pseudo",
         description="What chooses the best epoch: pseudo = a part of the pseudo masks held out of "
@@ -148,5 +132,7 @@ class Smp(SegmenterConfig):
     )
     weights: str = Field(
         "imagenet",
-        description="Encoder's first weights: imagenet, none (from scratch) or the path of a file.",
+        description="Encoder's first weights: imagenet, none (from scratch), localizer (those that "
+        "the run's localizer learned from the weak labels; encoder and localize.backbone must be "
+        "the same network) or the path of a file.",
     )

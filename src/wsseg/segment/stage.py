@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsseg import registry
 from wsseg.context import RunContext
@@ -18,6 +18,9 @@ from wsseg.segment.config import SegmenterConfig
 from wsseg.segment.data import SegmentationData, count_pixels
 from wsseg.segment.validation import MaskValidation, hold_out
 
+if TYPE_CHECKING:
+    from wsseg.nets.cam_head import ClassMapNet
+
 VERSION = 1
 MODEL_FOLDER = "model"
 
@@ -28,6 +31,7 @@ def segment(
     pseudo: StageDir,
     stage: StageDir,
     context: RunContext,
+    localizer: Callable[[], ClassMapNet] | None = None,
 ) -> None:
     """Train the segmenter on the pseudo masks of the train split and write its model bundle.
 
@@ -37,10 +41,12 @@ def segment(
         pseudo: The folder of the pseudo masks.
         stage: Where the training and the model go.
         context: Settings of the run.
+        localizer: Loads the trained localizer, for ``weights: localizer``.
 
     Raises:
         DataError: When there is no pseudo mask to train on.
-        RecipeError: When validation on masks is asked for and masks may not be used.
+        RecipeError: When validation on masks is asked for and masks may not be used, or the
+            network cannot start from the localizer.
         OutputError: When results cannot be written.
     """
     if stage.begin():
@@ -50,6 +56,12 @@ def segment(
     train, held_out = _validation(dataset, samples, config, pseudo, context)
     data = SegmentationData(train, config, max_side_px=context.max_side_px)
     task = _task(config, dataset, data, context.seed)
+    if starts_from_localizer(config):
+        if localizer is None:
+            raise RecipeError(
+                "segment.weights is localizer, but there is none here. Set segment.weights to none."
+            )
+        task.start_from(localizer().backbone)
     validate = None
     if held_out:
         validate = MaskValidation(
@@ -75,6 +87,11 @@ def segment(
         num_held_out=len(held_out),
         tuned_on_masks=config.validate_on == "val_masks",
     )
+
+
+def starts_from_localizer(config: SegmenterConfig) -> bool:
+    """Tell whether the network starts from what the localizer learned."""
+    return getattr(config, "weights", None) == "localizer"
 
 
 def _task(config: SegmenterConfig, dataset: Dataset, data: SegmentationData, seed: int) -> Any:

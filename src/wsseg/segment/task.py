@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from wsseg.errors import DataError
+from wsseg.errors import DataError, RecipeError
+from wsseg.nets.backbones import Backbone
 from wsseg.segment.config import LossConfig, Smp
 from wsseg.segment.losses.cross_entropy import (
     balanced_cross_entropy,
@@ -97,6 +98,23 @@ class SegmenterTask(nn.Module):
             "cross_entropy": pixels.detach(),
             "dice": overlap.detach(),
         }
+
+    def start_from(self, backbone: Backbone) -> None:
+        """Start the network's encoder from a trained localizer's backbone.
+
+        Args:
+            backbone: Of the same kind as the encoder.
+
+        Raises:
+            RecipeError: When the network cannot start from it.
+        """
+        start = getattr(self.net, "start_from", None)
+        if start is None:
+            raise RecipeError(
+                f"segment.weights is localizer, but a {type(self.net).__name__} cannot start from "
+                "a localizer. Set segment.weights to none."
+            )
+        start(backbone)
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the layers that no pre-training has seen."""
