@@ -25,7 +25,7 @@ def folders(tmp_path: Path) -> Path:
 
 def test_a_converted_set_says_the_same_as_its_source(folders: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert convert_dataset(folders, out) == 3
+    assert convert_dataset(folders, out).images == 3
     before, after = open_dataset(folders), open_dataset(out)
     assert after.source != before.source
     assert after.classes == before.classes

@@ -44,13 +44,19 @@ def check(
 def convert(
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="Folder to write to.")],
-    to: Annotated[str, typer.Option("--to", help="Target format: csv.")] = "csv",
+    to: Annotated[
+        str,
+        typer.Option("--to", help="Target: csv, coco, yolo, voc, labelme, cvat or label-studio."),
+    ] = "csv",
+    data_format: Annotated[
+        str | None, typer.Option("--format", help="Format of DATA, where several fit.")
+    ] = None,
 ) -> None:
-    """Write a data set of any readable format in wsseg's own layout (images/, labels.csv)."""
+    """Write a data set of any readable format in another one."""
     from wsseg.data.convert import convert_dataset
 
-    written = convert_dataset(data, out, to=to)
-    console.result(f"Wrote {written} images to {out}", {"images": written, "out": str(out)})
+    written = convert_dataset(data, out, to=to, format=data_format)
+    console.result(written.text(), written.as_dict())
 
 
 @data_app.command()

@@ -12,7 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from wsseg.data.dataset import Dataset
-from wsseg.data.formats import folder_per_class, index_masks, labels_csv, voc
+from wsseg.data.formats import (
+    coco,
+    cvat,
+    folder_per_class,
+    index_masks,
+    label_studio,
+    labelme,
+    labels_csv,
+    voc,
+    yolo,
+)
 from wsseg.data.formats.protocol import Evidence, FormatReader, ReadOptions
 from wsseg.data.labels import ClassList
 from wsseg.data.problems import Problems
@@ -23,6 +33,11 @@ READERS: dict[str, FormatReader] = {
     labels_csv.NAME: labels_csv,
     voc.NAME: voc,
     index_masks.NAME: index_masks,
+    coco.NAME: coco,
+    yolo.NAME: yolo,
+    labelme.NAME: labelme,
+    cvat.NAME: cvat,
+    label_studio.NAME: label_studio,
 }
 """The readers by name of format."""
 
@@ -32,6 +47,11 @@ _LAYOUTS = (
     "images/ with labels.csv (columns file and tags)",
     "PASCAL VOC (JPEGImages/, Annotations/, ImageSets/, SegmentationClass/)",
     "images/ with index PNG masks/ and classes.csv",
+    "COCO (*.json or annotations/*.json, with the images)",
+    "LabelMe (a JSON file beside each image)",
+    "CVAT for images 1.1 (annotations.xml, with the images)",
+    "Label Studio (a JSON export, with the images)",
+    "YOLO (data.yaml or classes.txt, images/ and labels/)",
 )
 
 
@@ -44,6 +64,7 @@ def open_dataset(
     keep_difficult: bool = True,
     image_set: str | None = None,
     strict: bool = True,
+    work_dir: Path | None = None,
 ) -> Dataset:
     """Open a data set in any known layout.
 
@@ -56,6 +77,8 @@ def open_dataset(
         image_set: Folder of lists in a VOC set, "Segmentation" or "Main".
         strict: Whether any error in the data stops. Otherwise the samples without errors are
             returned as long as there are some, and the notes say how many errors there were.
+        work_dir: Folder for masks that are drawn from polygons and run lengths. None: they go
+            when the process ends, and a run keeps copies in its own folder.
 
     Returns:
         The data set.
@@ -70,6 +93,7 @@ def open_dataset(
         format=format,
         keep_difficult=keep_difficult,
         image_set=image_set,
+        work_dir=work_dir,
     )
     return without_errors(dataset, problems, path, strict=strict)
 
@@ -113,6 +137,7 @@ def read_dataset(
     format: str | None = None,  # noqa: A002 - the word the command line uses
     keep_difficult: bool = True,
     image_set: str | None = None,
+    work_dir: Path | None = None,
 ) -> tuple[Dataset, Problems]:
     """Read a data set and everything that is wrong with it, as `wsseg data check` shows.
 
@@ -123,6 +148,7 @@ def read_dataset(
         format: As in `open_dataset`.
         keep_difficult: As in `open_dataset`.
         image_set: As in `open_dataset`.
+        work_dir: As in `open_dataset`.
 
     Returns:
         The samples without errors, and the problems in the order they were found.
@@ -133,10 +159,10 @@ def read_dataset(
     folder = Path(path)
     if classes is not None and not isinstance(classes, ClassList):
         classes = ClassList(tuple(classes))
-    name = find_format(folder) if format is None else format
+    name = find_format(folder) if format is None else format.replace("-", "_")
     if name not in READERS:
         raise DataError(unknown_name("data format", name, READERS))
-    options = ReadOptions(classes, use_masks, keep_difficult, image_set)
+    options = ReadOptions(classes, use_masks, keep_difficult, image_set, work_dir)
     problems = Problems()
     try:
         return READERS[name].read(folder, problems, options), problems
@@ -184,8 +210,8 @@ def find_format(path: Path) -> str:
 
 
 def _evidence(path: Path) -> list[Evidence]:
-    found = (reader.detect(path) for reader in READERS.values())
-    return [item for item in found if item is not None]
+    found = [item for reader in READERS.values() if (item := reader.detect(path)) is not None]
+    return [item for item in found if not item.is_weak] or found
 
 
 def _seen(path: Path) -> str:

@@ -27,17 +27,37 @@ def outlines(region: NDArray[np.bool_]) -> tuple[list[NDArray[np.int64]], bool]:
         >>> rings[0].tolist(), has_holes
         ([[1, 0], [2, 0], [2, 2], [1, 2]], False)
     """
+    outer, holes = outlines_and_holes(region)
+    return outer, bool(holes)
+
+
+def outlines_and_holes(
+    region: NDArray[np.bool_],
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+    """Trace the edges of a region and of its holes.
+
+    Args:
+        region: (H, W) bool.
+
+    Returns:
+        The outlines, clockwise on the screen, and the edges of the holes, counter-clockwise; as in
+        :func:`outlines`.
+
+    Example:
+        >>> ring = np.ones((3, 3), bool)
+        >>> ring[1, 1] = False
+        >>> outer, holes = outlines_and_holes(ring)
+        >>> len(outer), holes[0].tolist()
+        (1, [[1, 1], [1, 2], [2, 2], [2, 1]])
+    """
     open_edges = _edges(region)
-    rings = []
-    has_holes = False
+    outer: list[NDArray[np.int64]] = []
+    holes: list[NDArray[np.int64]] = []
     while open_edges:
         ring = _follow(open_edges)
         # Clockwise on the screen, where y points down, the shoelace sum is positive.
-        if _shoelace(ring) > 0:
-            rings.append(ring)
-        else:
-            has_holes = True
-    return rings, has_holes
+        (outer if _shoelace(ring) > 0 else holes).append(ring)
+    return outer, holes
 
 
 def _edges(region: NDArray[np.bool_]) -> dict[tuple[int, int], list[int]]:

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from wsseg._version import __version__
 from wsseg.atomic import write_json
-from wsseg.data.labels import BACKGROUND, IGNORE, ClassList
+from wsseg.data.labels import IGNORE, ClassList
+from wsseg.data.outlines import outlines
+from wsseg.data.raster import connected_regions
 from wsseg.errors import OutputError
-from wsseg.export.polygons import outlines
 
 Style = Literal["polygon", "rle"]
 
@@ -139,19 +140,9 @@ def regions(
     Yields:
         Class id, the region (h, w) bool within its bounding box, and the box's top and left.
     """
-    import cv2
-
-    for class_id in np.unique(mask):
-        if class_id in (BACKGROUND, IGNORE):
-            continue
-        _, labels, statistics, _ = cv2.connectedComponentsWithStats(
-            (mask == class_id).astype(np.uint8), connectivity=8
-        )
-        # Row 0 of the statistics is everything else.
-        for label, (left, top, width, height, area) in enumerate(statistics.tolist()):
-            if label > 0 and area >= min_area_px:
-                box = labels[top : top + height, left : left + width]
-                yield int(class_id), box == label, (top, left)
+    for class_id, region in connected_regions(mask):
+        if class_id != IGNORE and region.area >= min_area_px:
+            yield class_id, region.pixels, (region.top, region.left)
 
 
 def annotate(

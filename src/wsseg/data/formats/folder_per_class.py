@@ -28,6 +28,7 @@ from wsseg.errors import did_you_mean
 NAME = "folder_per_class"
 
 _OTHER_LAYOUTS = frozenset({"images", "jpegimages", "annotations", "imagesets"})
+_PLAIN_NAMES = frozenset({"image", "img", "imgs", "data", "default", "frames", "photos"})
 _MAX_NAMES_SHOWN = 8
 
 
@@ -53,7 +54,8 @@ def detect(path: Path) -> Evidence | None:
     if not names:
         return None
     more = ", ..." if len(names) > _MAX_NAMES_SHOWN else ""
-    return Evidence(NAME, f"folders with images: {', '.join(names[:_MAX_NAMES_SHOWN])}{more}")
+    found = f"folders with images: {', '.join(names[:_MAX_NAMES_SHOWN])}{more}"
+    return Evidence(NAME, found, is_weak=all(_is_plain_name(name) for name in names))
 
 
 def read(path: Path, problems: Problems, options: ReadOptions) -> Dataset:
@@ -96,6 +98,12 @@ def read(path: Path, problems: Problems, options: ReadOptions) -> Dataset:
         notes.append(f"Taken for images without any class: {', '.join(normal)}.")
     samples.sort(key=lambda sample: sample.id)
     return Dataset(root, classes, tuple(samples), NAME, tuple(notes))
+
+
+def _is_plain_name(name: str) -> bool:
+    """Whether a folder's name tells of no class, as train2017 and img do not."""
+    word = name.casefold().rstrip("0123456789_-")
+    return word in SPLIT_NAMES or word in _PLAIN_NAMES
 
 
 def _folders(path: Path) -> list[Path]:

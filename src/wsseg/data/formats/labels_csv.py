@@ -10,7 +10,8 @@ Columns of ``labels.csv`` (others are ignored):
 * ``has_mask``: 0 means that the file in ``masks/`` is not to be used.
 
 ``classes.csv`` (``id,name``) fixes the class ids; without it the tags are sorted by name.
-``masks/`` holds index PNG files with the stem of the image, used as ground truth.
+``masks/`` holds index PNG files with the stem of the image, used as ground truth. ``boxes.csv``,
+``points.csv`` and ``scribbles.json``, where they are, hold shapes (`labels_csv_shapes`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from wsseg.data.dataset import Dataset, Sample, Split
 from wsseg.data.formats.image_lookup import ImageLookup
+from wsseg.data.formats.labels_csv_shapes import add_shapes
 from wsseg.data.formats.protocol import (
     SPLIT_NAMES,
     Evidence,
@@ -110,6 +112,7 @@ def read(path: Path, problems: Problems, options: ReadOptions) -> Dataset:
         for entry in entries
         if entry is not None and (sample := _sample(reading, entry, classes)) is not None
     ]
+    samples = add_shapes(samples, classes, lookup, problems, root=root)
     if options.use_masks:
         samples = list(tags_from_masks(samples, classes, problems, root=root))
     _note_what_is_left(reading)

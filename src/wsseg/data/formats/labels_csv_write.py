@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
 
 from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.formats.labels_csv import UNTAGGED
+from wsseg.data.formats.outgoing import FileTransfer, copy_image
 from wsseg.data.image_io import read_mask, write_mask
 from wsseg.data.labels import ClassList
-from wsseg.errors import DataError
-
-FileTransfer = Literal["copy", "none"]
 
 
 def write_labels_csv(dataset: Dataset, out_dir: Path, *, files: FileTransfer = "copy") -> Path:
     """Write ``images/``, ``masks/``, ``classes.csv`` and, last, ``labels.csv``.
 
     Each image lies at ``images/ID`` with its own suffix, each mask at ``masks/ID.png``. The
-    tables hold tags, splits, groups and which image has a mask; boxes, points and scribbles have
-    no place in this layout. Where ``labels.csv`` exists, the set is complete.
+    tables hold tags, splits, groups and which image has a mask; boxes, points and scribbles are
+    written by `wsseg.data.shape_files`. Where ``labels.csv`` exists, the set is complete.
 
     Args:
         dataset: What to write.
@@ -43,20 +39,41 @@ def write_labels_csv(dataset: Dataset, out_dir: Path, *, files: FileTransfer = "
     if files == "copy":
         for sample in dataset:
             _copy_files(sample, out_dir)
-    write_text(out_dir / "classes.csv", _class_table(dataset.classes))
+    write_class_table(dataset.classes, out_dir)
     write_text(out_dir / "labels.csv", _label_table(dataset))
     return out_dir
 
 
-def _copy_files(sample: Sample, out_dir: Path) -> None:
-    from wsseg.atomic import atomic_path
+def write_labels_csv_and_shapes(dataset: Dataset, out_dir: Path) -> tuple[str, ...]:
+    """Write a whole data set: images, masks, tables, boxes, points and scribbles.
 
-    if not sample.image_path.is_file():
-        raise DataError(f"{sample.image_path}: no such file. Check the data set it comes from.")
-    target = out_dir / "images" / _file_name(sample)
-    if not (target.exists() and target.samefile(sample.image_path)):
-        with atomic_path(target) as temporary:
-            shutil.copyfile(sample.image_path, temporary)
+    Returns:
+        Nothing: this layout has a place for all.
+
+    Raises:
+        DataError: If an image is missing or a mask cannot be read.
+        OutputError: If a file cannot be written.
+    """
+    from wsseg.data.shape_files import write_shapes
+
+    write_shapes(dataset, out_dir)
+    write_labels_csv(dataset, out_dir)
+    return ()
+
+
+def write_class_table(classes: ClassList, out_dir: Path) -> None:
+    """Write ``classes.csv``, which fixes the ids of the classes in any layout.
+
+    Raises:
+        OutputError: If the file cannot be written.
+    """
+    from wsseg.atomic import write_text
+
+    write_text(out_dir / "classes.csv", _class_table(classes))
+
+
+def _copy_files(sample: Sample, out_dir: Path) -> None:
+    copy_image(sample, out_dir / "images" / _file_name(sample))
     if sample.mask_path is None:
         return
     target = out_dir / "masks" / f"{sample.id}.png"

@@ -34,10 +34,12 @@ class Evidence:
     Args:
         format: Name of the format.
         found: What was seen, for the user, e.g. "labels.csv and images/".
+        is_weak: Whether the evidence of any other format outweighs it.
     """
 
     format: str
     found: str
+    is_weak: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,15 @@ class ReadOptions:
         use_masks: Whether images without tags get them from their ground-truth masks.
         keep_difficult: Whether objects that VOC marks as difficult count.
         image_set: Folder below ``ImageSets`` whose lists make the splits of a VOC set.
+        work_dir: Folder for the masks that readers draw from polygons and run lengths; None draws
+            them into one that goes when the process ends.
     """
 
     classes: ClassList | None = None
     use_masks: bool = False
     keep_difficult: bool = True
     image_set: str | None = None
+    work_dir: Path | None = None
 
 
 class FormatReader(Protocol):

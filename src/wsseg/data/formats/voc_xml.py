@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wsseg.data.formats.sources import read_xml
 from wsseg.data.listing import shown
 from wsseg.data.problems import Problems
 
@@ -45,32 +46,9 @@ def read_objects(path: Path, problems: Problems, *, root: Path) -> tuple[VocObje
         The objects, or None when the file is unreadable or one of its objects is, because the
         tags of the image would then be incomplete.
     """
-    from xml.etree.ElementTree import ParseError
-
-    from defusedxml import DefusedXmlException, ElementTree
-
     file = shown(path, root)
-    try:
-        tree = ElementTree.parse(path, forbid_dtd=True).getroot()
-    except DefusedXmlException as fault:
-        problems.error(
-            file,
-            f"declares a document type or entities ({type(fault).__name__}), which can be used to "
-            "exhaust the memory or to read other files.",
-            "Remove the <!DOCTYPE ...> part.",
-        )
-        return None
-    except ParseError as fault:
-        line, column = fault.position
-        problems.error(
-            f"{file} line {line}", f"column {column + 1}: not valid XML ({fault}).", "Correct it."
-        )
-        return None
-    except (OSError, ValueError, LookupError) as fault:
-        problems.error(file, f"cannot be read ({fault}).", "Check the file.")
-        return None
+    tree = read_xml(path, problems, root=root)
     if tree is None:
-        problems.error(file, "holds no element.", "Write an <annotation>.")
         return None
     size = _numbers(tree.find("size"), ("width", "height"))
     num_before = problems.num_errors
