@@ -26,6 +26,7 @@ _PACKAGES = (
 _EXTRAS = {
     "sam": ("transformers",),
     "clip": ("transformers",),
+    "saliency": ("transformers",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "test": ("pytest", "hypothesis"),
 }

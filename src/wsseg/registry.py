@@ -20,9 +20,11 @@ Group = Literal["cues", "localizers", "refiners", "regularisers", "segmenters", 
 
 TABLES: dict[str, dict[str, str]] = {
     "cues": {
+        "anomaly": "wsseg.cues.anomaly:anomaly",
         "folder": "wsseg.cues.folder:folder",
         "ft": "wsseg.cues.saliency_ft:ft",
         "mbd": "wsseg.cues.saliency_mbd:mbd",
+        "model": "wsseg.cues.saliency_model:model",
         "rbd": "wsseg.cues.saliency_rbd:rbd",
         "spectral_residual": "wsseg.cues.saliency_spectral:spectral_residual",
     },

@@ -88,7 +88,7 @@ class RegionTree:
         """Cut the tree: regions that formed at or below a height stay whole.
 
         Args:
-            height: In Lab units.
+            height: In Lab units, >= 0.
 
         Returns:
             (H, W) int64, numbered from 0.
@@ -145,7 +145,7 @@ def edge_strength(lab: np.ndarray, sigma_px: float) -> npt.NDArray[np.float32]:
 
     Returns:
         (H, W) float32 >= 0 in Lab units: the change over two pixels, along the axis that changes
-        more, so that a step gives its height.
+        more, so that a step that is not blurred gives its height.
     """
     import cv2
 

@@ -276,8 +276,8 @@ def open_segments(
         >>> image[12:28, 20:40] = 200, 60, 60
         >>> opened = open_segments(image)
         >>> [answer] = opened.at([Prompt([(30, 20)])])
-        >>> answer.areas().tolist()
-        [320]
+        >>> bool(280 < answer.areas()[0] < 360)
+        True
     """
     if isinstance(config, str):
         config = registry.config_class("segments", config)()

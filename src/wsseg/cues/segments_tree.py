@@ -14,8 +14,8 @@ Two nested regions are the same while the smaller covers 90 % of the larger.
   an answer for every t; those that stay longest are given.
 * box: a superpixel's exit is the height of the first region around it that lies outside the box
   by more than a tenth. What exits at t or above is an answer for every t: background that reaches
-  into the box leaves early, an object late. The stability is multiplied by the IoU of the box with
-  the answer's own box.
+  into the box leaves early, an object late. A region that holds a negative point is outside, too.
+  The stability is multiplied by the IoU of the box with the answer's own box.
 
 An own method, after the idea of extremal regions: J. Matas, O. Chum, M. Urban, T. Pajdla, "Robust
 Wide Baseline Stereo from Maximally Stable Extremal Regions", BMVC 2002 (from memory). It knows
@@ -179,7 +179,7 @@ class TreeSegments:
         allowed = np.ones(num_leaves, bool)
         late, limit = np.zeros(num_leaves), float(self.tree.heights[-1])
         if prompt.box is not None:
-            exits = self._exits(prompt.box)
+            exits = self._exits(prompt.box, prompt.points[~prompt.positive])
             allowed = exits >= 0
             late, limit = -exits, 0.0
         if prompt.positive.any():
@@ -249,13 +249,21 @@ class TreeSegments:
                 low, high = first, after
         return found
 
-    def _exits(self, box: np.ndarray) -> Doubles:
-        """Compute at which height each leaf leaves the box; -1 for what does not lie in it."""
+    def _exits(self, box: np.ndarray, outside: np.ndarray) -> Doubles:
+        """Compute at which height each leaf leaves the box; -1 for what does not lie in it.
+
+        Args:
+            box: (4,) x0, y0, x1, y1.
+            outside: (P, 2) points; regions that hold one count as outside of the box.
+        """
         tree = self.tree
         x0, y0, x1, y1 = _pixels_of(box, self.size)
         counts = np.bincount(tree.ranks[y0:y1, x0:x1].reshape(-1), minlength=tree.num_leaves)
         total = np.concatenate([[0], np.cumsum(counts)])
         inside = total[tree.after] - total[tree.first] >= _INSIDE * tree.areas
+        for x, y in outside:
+            rank = tree.ranks[int(y), int(x)]
+            inside &= ~((tree.first <= rank) & (rank < tree.after))
         # A region that reaches out of the box is where the regions in it leave; the root is, too.
         exits = np.where(tree.children[:, 0] < 0, -1.0, tree.heights)
         exits[-1] = tree.heights[-1] if tree.num_leaves > 1 or inside[-1] else -1.0
