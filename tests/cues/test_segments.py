@@ -7,10 +7,9 @@ from wsseg import registry
 from wsseg.cues.segments import (
     Prompt,
     Segments,
-    load_segments,
     open_segments,
-    save_segments,
 )
+from wsseg.cues.segments_files import load_segments, save_segments
 from wsseg.errors import DataError, RecipeError
 
 

@@ -16,8 +16,6 @@ megabytes.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,13 +26,9 @@ import numpy.typing as npt
 from pydantic import BeforeValidator, SerializeAsAny
 
 from wsseg import registry
-from wsseg.atomic import atomic_path
 from wsseg.config import MethodConfig
-from wsseg.errors import DataError
 
 Bools = npt.NDArray[np.bool_]
-
-_DAMAGE = (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
 def _checked_settings(value: Any) -> Any:
@@ -272,58 +266,15 @@ def open_segments(
         RecipeError: When there is no such backend.
 
     Example:
-        >>> image = np.full((40, 60, 3), 90, np.uint8)
-        >>> image[12:28, 20:40] = 200, 60, 60
+        >>> image = np.full((120, 180, 3), 90, np.uint8)
+        >>> image[40:80, 60:120] = 200, 60, 60
         >>> opened = open_segments(image)
-        >>> [answer] = opened.at([Prompt([(30, 20)])])
-        >>> bool(280 < answer.areas()[0] < 360)
-        True
+        >>> [answer] = opened.at([Prompt([(90, 60)])])
+        >>> bool(2200 < answer.areas()[-1] < 2500), bool(answer.scores[-1] > 0.9)
+        (True, True)
     """
     if isinstance(config, str):
         config = registry.config_class("segments", config)()
     name = str(config.model_dump()["name"])
     backend: Callable[..., OpenedImage] = registry.load("segments", name)
     return backend(image, config=config, context=context)
-
-
-def save_segments(path: Path, segments: Segments) -> None:
-    """Write segments to a compressed ``.npz`` file, atomically and never pickled.
-
-    Args:
-        path: File to write; its folder is made where missing.
-        segments: What to write; soft masks are kept in 16 bits.
-
-    Raises:
-        OutputError: When the file cannot be written.
-    """
-    arrays: dict[str, np.ndarray] = {
-        "packed": segments.packed,
-        "scores": segments.scores,
-        "size": np.asarray(segments.size, np.int32),
-    }
-    if segments.logits is not None:
-        arrays["logits"] = segments.logits.astype(np.float16)
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-
-
-def load_segments(path: Path) -> Segments:
-    """Read segments that `save_segments` wrote.
-
-    Args:
-        path: The ``.npz`` file.
-
-    Raises:
-        DataError: When the file is missing, damaged or something else.
-    """
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            logits = archive["logits"].astype(np.float32) if "logits" in archive else None
-            height, width = (int(side) for side in archive["size"])
-            return Segments(archive["packed"], archive["scores"], (height, width), logits)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file. Run the stage that writes it again.") from None
-    except _DAMAGE as fault:
-        raise DataError(
-            f"{path}: not a valid segments file ({fault}). Delete it and run its stage again."
-        ) from fault
