@@ -109,7 +109,7 @@ def test_a_method_that_does_not_work_is_named(name: str, message: str) -> None:
     ("group", "name", "message"),
     [
         ("refiners", "dense-crf", 'Unknown refiner "dense-crf". Did you mean "dense_crf"?'),
-        ("localizers", "came", 'Unknown localizer "came". Did you mean "cam"? Available: cam.'),
+        ("localizers", "came", 'Unknown localizer "came". Did you mean "cam"? Available: '),
         ("segmenters", "", 'Unknown segmenter "". Available: smp.'),
     ],
 )

@@ -30,6 +30,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "localizers": {
         "cam": "wsseg.localize.tags.cam:cam",
+        "mdc": "wsseg.localize.tags.mdc:mdc",
     },
     "refiners": {
         "affinity_net": "wsseg.refine.affinity_net:affinity_net",
