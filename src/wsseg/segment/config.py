@@ -93,9 +93,7 @@ class SegmenterConfig(MethodConfig):
         le=1,
         description="Probability that a training crop must contain a foreground pixel.",
     )
-    loss: SegmenterLoss = Field(
-        LossConfig(), description="What the segmenter is trained to lower."
-    )
+    loss: SegmenterLoss = Field(LossConfig(), description="What the segmenter is trained to lower.")
     validate_on: Literal["pseudo", "val_masks", "none"] = Field(
         "pseudo",
         description="What chooses the best epoch: pseudo = a part of the pseudo masks held out of "

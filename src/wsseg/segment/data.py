@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.data.image_io import read_mask
 from wsseg.data.labels import BACKGROUND, IGNORE
-from wsseg.data.transforms import augment
+from wsseg.data.transforms import Augmented, augment
 from wsseg.data.working import read_working_image, working_size
 from wsseg.errors import DataError
 from wsseg.segment.config import SegmenterConfig
+
+
+class ImageTags(NamedTuple):
+    """What is known about the classes of the images.
+
+    Attributes:
+        num_classes: C, number of foreground classes.
+        of: Class ids by image file; None, or no entry, where an image is not tagged.
+    """
+
+    num_classes: int
+    of: Mapping[Path, frozenset[int] | None]
 
 
 class SegmentationData:
@@ -24,9 +36,11 @@ class SegmentationData:
         pairs: Image file and mask file of each item; masks have the image's upright size.
         config: Augmentation, share of foreground crops and number of channels.
         max_side_px: Longest side that images and masks are shrunk to before anything else.
+        tags: The classes of the images, for losses that look at them.
 
     Raises:
         DataError: When there is no item.
+        ValueError: When the loss needs tags and none are given.
     """
 
     def __init__(
@@ -35,7 +49,10 @@ class SegmentationData:
         config: SegmenterConfig,
         *,
         max_side_px: int | None = None,
+        tags: ImageTags | None = None,
     ) -> None:
+        if config.loss.needs_tags and tags is None:
+            raise ValueError(f"The loss {config.loss.name} looks at tags, but tags is None.")
         if not pairs:
             raise DataError(
                 "There is no mask to train a segmenter on. Run the stage pseudo first, or check "
@@ -44,6 +61,7 @@ class SegmentationData:
         self.pairs = tuple(pairs)
         self.config = config
         self.max_side_px = max_side_px
+        self.tags = tags
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -57,6 +75,8 @@ class SegmentationData:
 
         Returns:
             ``image`` (in_channels, h, w) float32 normalised, ``mask`` (h, w) uint8, 255 ignored.
+            Where the loss has a term on edges or sizes also ``valid`` (h, w) bool, False at
+            padding; where it looks at tags, ``tags`` (C,) int8 of :func:`tags_of_view`.
 
         Raises:
             DataError: When a file cannot be read or the sizes differ.
@@ -75,7 +95,14 @@ class SegmentationData:
         )
         if view.mask is None:
             raise DataError(f"{self.pairs[index][1]}: no mask was read.")
-        return {"image": view.image, "mask": view.mask}
+        item: dict[str, NDArray[Any]] = {"image": view.image, "mask": view.mask}
+        loss = self.config.loss
+        if loss.constrain is not None:
+            item["valid"] = view.valid
+        if self.tags is not None and loss.needs_tags:
+            known = self.tags.of.get(self.pairs[index][0])
+            item["tags"] = tags_of_view(view, known, self.tags.num_classes)
+        return item
 
     def sample_id(self, index: int) -> str:
         """Name an item for messages: its image file."""
@@ -161,6 +188,48 @@ def foreground_point(
     pixels = np.flatnonzero(mask.ravel() == rng.choice(classes))
     row, column = divmod(int(rng.choice(pixels)), mask.shape[1])
     return column + 0.5, row + 0.5
+
+
+def tags_of_view(
+    view: Augmented, tags: frozenset[int] | None, num_classes: int
+) -> NDArray[np.int8]:
+    """Say which classes a view of an image shows, as far as its tags and seeds tell.
+
+    Args:
+        view: The view, with its mask.
+        tags: Class ids of the whole image; None where it is not tagged.
+        num_classes: C, number of foreground classes.
+
+    Returns:
+        (C,) int8, class 1 first: 1 where the view shows the class, because it shows the whole
+        image and the class is tagged, or because the mask says so; 0 where it does not, because
+        the class is not tagged; -1 where nobody knows, because the view is a crop or the image is
+        not tagged.
+
+    Raises:
+        DataError: When the mask holds a class id beyond C.
+    """
+    found = np.full(num_classes + 1, -1 if tags is None else 0, np.int8)
+    if tags:
+        found[list(tags)] = 1 if _shows_all(view) else -1
+    mask = np.zeros(0, np.uint8) if view.mask is None else view.mask
+    seen = np.setdiff1d(mask, [IGNORE])
+    if seen.size and seen[-1] > num_classes:
+        raise DataError(
+            f"The mask holds class id {seen[-1]}, beyond the class list (0 to {num_classes}, and "
+            "255 for ignored). Make the masks again."
+        )
+    found[seen] = 1
+    return found[1:]
+
+
+def _shows_all(view: Augmented) -> bool:
+    """Tell whether a view shows the whole source; an edge may be cut by less than a pixel."""
+    height, width = view.geometry.source_size
+    x0, y0, x1, y1 = view.geometry.boxes(np.array([[0, 0, width, height]]), clip=False)[0]
+    return bool(
+        min(x0, y0) > -1 and x1 < view.geometry.size[1] + 1 and y1 < view.geometry.size[0] + 1
+    )
 
 
 def count_pixels(mask_paths: Iterable[Path], num_classes: int) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from wsseg.errors import DataError, RecipeError
 from wsseg.processes import from_main_process
 from wsseg.rundir import StageDir
 from wsseg.segment.config import SegmenterConfig
-from wsseg.segment.data import SegmentationData, count_pixels
+from wsseg.segment.data import ImageTags, SegmentationData, count_pixels
 from wsseg.segment.validation import MaskValidation, hold_out
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def segment(
     started = time.perf_counter()
     samples = pseudo.usable(dataset.split("train"))
     train, held_out = _validation(dataset, samples, config, pseudo, context)
-    data = SegmentationData(train, config, max_side_px=context.max_side_px)
+    tags = ImageTags(dataset.classes.num_classes, {s.image_path: s.labels.tags for s in samples})
+    data = SegmentationData(train, config, max_side_px=context.max_side_px, tags=tags)
     task = _task(config, dataset, data, context.seed)
     if starts_from_localizer(config):
         if localizer is None:

@@ -7,13 +7,17 @@ from torch import Tensor, nn
 
 from wsseg.errors import DataError, RecipeError
 from wsseg.nets.backbones import Backbone
-from wsseg.segment.config import LossConfig, Smp
+from wsseg.segment.config import Smp
+from wsseg.segment.loss_config import DsrgLoss, LossConfig, SecLoss
+from wsseg.segment.losses.constrain import constrain
 from wsseg.segment.losses.cross_entropy import (
     balanced_cross_entropy,
     cross_entropy,
     inverse_sqrt_weights,
 )
 from wsseg.segment.losses.dice import dice
+from wsseg.segment.losses.dsrg import dsrg
+from wsseg.segment.losses.sec import sec
 
 
 class SegmenterTask(nn.Module):
@@ -33,7 +37,9 @@ class SegmenterTask(nn.Module):
 
     class_weights: Tensor
 
-    def __init__(self, net: nn.Module, loss_config: LossConfig, num_classes: int) -> None:
+    def __init__(
+        self, net: nn.Module, loss_config: LossConfig | SecLoss | DsrgLoss, num_classes: int
+    ) -> None:
         super().__init__()
         self.net = net
         self.loss_config = loss_config
@@ -49,7 +55,8 @@ class SegmenterTask(nn.Module):
     @property
     def needs_pixel_counts(self) -> bool:
         """Whether :meth:`set_pixel_counts` has to be called before training."""
-        return self.loss_config.class_balance == "inverse_sqrt"
+        config = self.loss_config
+        return isinstance(config, LossConfig) and config.class_balance == "inverse_sqrt"
 
     def set_pixel_counts(self, pixel_counts: Tensor) -> None:
         """Weigh the classes by their frequency in the training masks.
@@ -73,31 +80,43 @@ class SegmenterTask(nn.Module):
 
         Args:
             batch: ``image`` (N, in_channels, H, W) float, ``mask`` (N, H, W) integer with 255
-                ignored.
+                ignored; for losses that look at them ``valid`` (N, H, W) bool, False at padding,
+                and ``tags`` (N, C) integer, see `wsseg.segment.losses.sec.sec`.
 
         Returns:
             ``loss``, and its parts where there are several.
+
+        Raises:
+            RecipeError: When a kernel of the loss's CRF is too narrow to be computed.
         """
         logits = self(batch["image"])
-        mask = batch["mask"]
         config = self.loss_config
+        if isinstance(config, SecLoss):
+            return sec(logits, batch, config)
+        if isinstance(config, DsrgLoss):
+            return dsrg(logits, batch, config)
+        pixels = self._cross_entropy(logits, batch["mask"], config)
+        parts = {"cross_entropy": pixels}
+        total = pixels
+        if config.dice > 0:
+            parts["dice"] = dice(logits, batch["mask"])
+            total = total + config.dice * parts["dice"]
+        if config.constrain is not None and config.constrain.weight > 0:
+            parts["constrain"] = constrain(logits, batch, config.constrain)
+            total = total + config.constrain.weight * parts["constrain"]
+        if len(parts) == 1:
+            return {"loss": total}
+        return {"loss": total, **{name: part.detach() for name, part in parts.items()}}
+
+    def _cross_entropy(self, logits: Tensor, mask: Tensor, config: LossConfig) -> Tensor:
         if config.class_balance == "dsrg":
-            pixels = balanced_cross_entropy(logits, mask, label_smoothing=config.label_smoothing)
-        else:
-            pixels = cross_entropy(
-                logits,
-                mask,
-                class_weights=self.class_weights if self.needs_pixel_counts else None,
-                label_smoothing=config.label_smoothing,
-            )
-        if config.dice == 0:
-            return {"loss": pixels}
-        overlap = dice(logits, mask)
-        return {
-            "loss": pixels + config.dice * overlap,
-            "cross_entropy": pixels.detach(),
-            "dice": overlap.detach(),
-        }
+            return balanced_cross_entropy(logits, mask, label_smoothing=config.label_smoothing)
+        return cross_entropy(
+            logits,
+            mask,
+            class_weights=self.class_weights if self.needs_pixel_counts else None,
+            label_smoothing=config.label_smoothing,
+        )
 
     def start_from(self, backbone: Backbone) -> None:
         """Start the network's encoder from a trained localizer's backbone.

@@ -1,0 +1,151 @@
+"""Settings of the losses that a segmenter can be trained with."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
+
+from wsseg.config import Config
+
+
+class ConstrainConfig(Config):
+    """The term that lets predictions end where a dense CRF ends them (SEC).
+
+    The defaults are the numbers of SEC's training: a grid of 41 cells, and kernels twelve times
+    narrower than those used on whole images. A finer grid needs wider kernels: they are in cells.
+    """
+
+    weight: float = Field(1.0, ge=0, le=100, description="Weight of the term; 0: none.")
+    grid_px: int = Field(
+        41,
+        ge=2,
+        le=1025,
+        description="Cells along the longer side of the view. With the losses sec and dsrg all "
+        "terms are computed on this grid: raise it for small objects.",
+    )
+    iterations: int = Field(10, ge=0, le=1000, description="Mean-field iterations.")
+    gauss_sxy_cells: float = Field(
+        0.25, gt=0, description="Standard deviation of the smoothness kernel, cells."
+    )
+    gauss_compat: float = Field(3.0, ge=0, description="Weight of the smoothness kernel.")
+    bilateral_sxy_cells: float = Field(
+        80 / 12, gt=0, description="Position standard deviation of the appearance kernel, cells."
+    )
+    bilateral_srgb: float = Field(
+        13.0, gt=0, description="Colour standard deviation of the appearance kernel, grey levels."
+    )
+    bilateral_compat: float = Field(10.0, ge=0, description="Weight of the appearance kernel.")
+
+
+class LossConfig(Config):
+    """Cross-entropy on the pseudo masks, and what can be added to it."""
+
+    needs_tags: ClassVar[bool] = False
+
+    name: Literal["cross_entropy"] = Field(
+        "cross_entropy", description="cross_entropy: pixel cross-entropy, 255 ignored."
+    )
+    class_balance: Literal["none", "inverse_sqrt", "dsrg"] = Field(
+        "none",
+        description="none: every pixel counts the same; inverse_sqrt: classes are weighted by "
+        "1 / sqrt(frequency in the pseudo masks); dsrg: background and foreground get half each.",
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Share of each pixel's target spread over all classes."
+    )
+    dice: float = Field(
+        0.0, ge=0, le=100, description="Weight of an added soft Dice loss; 0: none."
+    )
+    constrain: ConstrainConfig | None = Field(
+        None,
+        description="Added term that lets predictions end at edges of the image: they must agree "
+        "with their own dense CRF, as in SEC; null: none.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave an unset term out, so that runs from before there was any are recognised."""
+        content: dict[str, Any] = handler(self)
+        if self.constrain is None:
+            content.pop("constrain", None)
+        return content
+
+
+class SecLoss(Config):
+    """Seed, expand and constrain: the pseudo masks are seeds, 255 is unknown."""
+
+    needs_tags: ClassVar[bool] = True
+
+    name: Literal["sec"] = Field("sec", description="sec: seed, expand, constrain to boundary.")
+    seed_weight: float = Field(
+        1.0, ge=0, le=100, description="Weight of the cross-entropy at seeds."
+    )
+    expand_weight: float = Field(
+        1.0, ge=0, le=100, description="Weight of the term on the size of objects; 0: none."
+    )
+    foreground_decay: float = Field(
+        0.996,
+        ge=0,
+        le=1,
+        description="Weight of a tagged class's next best cell relative to the one before it, on "
+        "a grid of 41 x 41 cells (adapted to others). 0: only the best cell counts, objects may "
+        "be tiny; 1: all cells count, objects fill the image.",
+    )
+    background_decay: float = Field(
+        0.999, ge=0, le=1, description="The same for the background; larger: more of it."
+    )
+    constrain: ConstrainConfig = Field(
+        ConstrainConfig(), description="The term that lets predictions end at edges."
+    )
+
+
+class DsrgLoss(Config):
+    """Deep seeded region growing: the pseudo masks are seeds, which grow during training."""
+
+    needs_tags: ClassVar[bool] = True
+
+    name: Literal["dsrg"] = Field("dsrg", description="dsrg: seeds that grow, constrained.")
+    seed_weight: float = Field(
+        1.0, ge=0, le=100, description="Weight of the cross-entropy at seeds that have grown."
+    )
+    min_foreground: float = Field(
+        0.85,
+        ge=0,
+        le=1,
+        description="Probability above which a cell joins a tagged class; 1: seeds do not grow.",
+    )
+    min_background: float = Field(
+        0.99,
+        ge=0,
+        le=1,
+        description="Probability above which a cell joins the background; 1: it does not grow.",
+    )
+    max_ratio: float | None = Field(
+        20.0,
+        gt=1,
+        description="Cells where CRF and network differ by more than this factor in a class "
+        "neither push it further nor lower; null: no limit.",
+    )
+    constrain: ConstrainConfig = Field(
+        ConstrainConfig(),
+        description="The term that lets predictions end at edges; its CRF also decides where "
+        "seeds grow, even with weight 0.",
+    )
+
+
+def _named(value: Any) -> Any:
+    """Take settings without a name for those of cross-entropy, the default."""
+    if isinstance(value, dict) and "name" not in value:
+        return {"name": "cross_entropy", **value}
+    return value
+
+
+SegmenterLoss = Annotated[
+    LossConfig | SecLoss | DsrgLoss, Field(discriminator="name"), BeforeValidator(_named)
+]
