@@ -65,7 +65,10 @@ def test_without_deep_images_are_not_decoded(folders, cli):
 def test_a_data_set_is_converted(folders, tmp_path, cli):
     out = tmp_path / "out"
     done = cli("data", "convert", folders, "--out", out)
-    assert (done.code, done.out) == (0, f"Wrote 10 images to {out}\n")
+    assert (done.code, done.out) == (
+        0,
+        f"Wrote 10 images to {out}\nNext: wsseg run {out}\n",
+    )
     assert len(open_dataset(out)) == 10
     again = cli("data", "convert", folders, "--out", out)
     assert again.code == 3

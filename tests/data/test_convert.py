@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 from PIL import Image
 
 from wsseg.data.convert import convert_dataset
+from wsseg.data.dataset import Dataset
 from wsseg.data.discover import open_dataset
+from wsseg.data.labels import Boxes, WeakLabels
 from wsseg.errors import OutputError, RecipeError
 
 
@@ -47,3 +50,38 @@ def test_labels_that_are_there_are_never_overwritten(folders: Path, tmp_path: Pa
     with pytest.raises(OutputError, match=r"has a labels\.csv already"):
         convert_dataset(folders, out)
     assert (out / "labels.csv").read_text() == "file,tags\n"
+
+
+def test_every_format_is_converted_into_every_other(folders: Path, tmp_path: Path) -> None:
+    """Boxes and classes survive a chain through all formats that hold them."""
+    chain = ("csv", "label-studio", "cvat", "labelme", "yolo", "coco", "csv")
+    dataset = open_dataset(folders)
+    boxed = tuple(
+        dataclasses.replace(
+            sample,
+            labels=WeakLabels(sample.labels.tags, Boxes([[1, 0.5, 4, 3]], [1]))
+            if sample.labels.tags
+            else sample.labels,
+        )
+        for sample in dataset
+    )
+    before = dataclasses.replace(dataset, samples=boxed)
+    data: Path | Dataset = before
+    for index, to in enumerate(chain):
+        out = tmp_path / f"{index}-{to}"
+        assert convert_dataset(data, out, to=to).notes == ()
+        data = out
+    after = open_dataset(data)
+    assert after.classes == before.classes
+    assert {s.id: s.labels for s in after} == {s.id: s.labels for s in before}
+
+
+@pytest.mark.parametrize("to", ["coco", "yolo", "labelme", "cvat", "label_studio", "voc"])
+def test_a_data_set_that_is_there_is_never_overwritten(
+    folders: Path, tmp_path: Path, to: str
+) -> None:
+    dataset = open_dataset(folders)
+    tagged = dataclasses.replace(dataset, samples=dataset.samples[:1])
+    convert_dataset(tagged, tmp_path / "out", to=to)
+    with pytest.raises(OutputError, match=r"already; write to a new folder"):
+        convert_dataset(tagged, tmp_path / "out", to=to)

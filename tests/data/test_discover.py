@@ -128,3 +128,31 @@ def test_folder_of_data_sets_is_not_taken_for_one_class_per_set(tmp_path, add_im
         add_text(tmp_path / name / "labels.csv", "file,tags\n1.png,dent\n")
     with pytest.raises(DataError, match=r'first" holds a data set: give that folder'):
         open_dataset(tmp_path)
+
+
+def test_folders_named_like_splits_do_not_compete_with_annotation_files(
+    tmp_path, add_image, add_text
+):
+    add_image(tmp_path / "train2017" / "1.png")
+    text = '{"images": [], "annotations": [], "categories": []}'
+    add_text(tmp_path / "instances_train2017.json", text)
+    assert find_format(tmp_path) == "coco"
+    add_image(tmp_path / "scratch" / "1.png")
+    with pytest.raises(DataError, match="fits several formats") as caught:
+        find_format(tmp_path)
+    assert [line.split(":")[0] for line in caught.value.problems] == ["folder_per_class", "coco"]
+
+
+def test_two_annotation_formats_in_one_folder_are_an_error_that_lists_both(
+    tmp_path, add_image, add_text
+):
+    add_image(tmp_path / "images" / "1.png")
+    add_text(tmp_path / "annotations.xml", "<annotations><image/></annotations>")
+    add_text(tmp_path / "export.json", '[{"data": {"image": "1.png"}, "annotations": []}]')
+    with pytest.raises(DataError, match="fits several formats") as caught:
+        find_format(tmp_path)
+    assert caught.value.problems == (
+        "cvat: CVAT in annotations.xml",
+        "label_studio: Label Studio tasks in export.json",
+    )
+    assert read_dataset(tmp_path, format="label-studio")[0].source == "label_studio"

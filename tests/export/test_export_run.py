@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from wsseg.atomic import append_jsonl, write_text
+from wsseg.data.discover import read_dataset
 from wsseg.data.image_io import read_mask, write_mask
 from wsseg.errors import DataError, MissingWeightsError, RecipeError
 from wsseg.export.run import export_run
@@ -71,6 +73,46 @@ def test_masks_become_a_voc_folder(run: Path):
     lists = root / "ImageSets" / "Segmentation"
     assert (lists / "train.txt").read_text() == "a\n"
     assert (lists / "val.txt").read_text() == "sub__b\n"
+
+
+@pytest.mark.parametrize("to", ["labelme", "cvat", "label-studio", "yolo"])
+def test_masks_become_annotations_that_are_read_back(run: Path, to: str):
+    written = export_run(run, to)
+    root = run / "export" / f"{to}-pseudo"
+    assert written.path == root
+    assert written.facts == {"images": 2}
+    if to in ("cvat", "label-studio"):
+        # These tools have the images; the test puts them where the reader looks.
+        shutil.copytree(run.parent / "data" / "images", root / "images")
+        (root / "images" / "failed.png").unlink()
+    if to == "label-studio":
+        # Guesses are predictions, which count for nothing until a person accepts them.
+        assert all(sample.labels.is_untagged for sample in read_dataset(root)[0])
+        tasks = json.loads((root / "label_studio.json").read_text())
+        assert [task["data"]["image"] for task in tasks] == [
+            "/data/local-files/?d=images/a.png",
+            "/data/local-files/?d=images/sub/b.png",
+        ]
+        for task in tasks:
+            task["annotations"] = task["predictions"]
+        (root / "label_studio.json").write_text(json.dumps(tasks))
+    back, problems = read_dataset(root)
+    assert [str(problem) for problem in problems] == []
+    first, second = back.samples
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:6, 2:6] = 1
+    assert read_mask(first.mask_path).tolist() == mask.tolist()
+    assert (first.labels.tags, second.labels.is_ok) == ({1}, True)
+
+
+def test_pixels_that_are_unsure_are_not_annotated(run: Path):
+    mask = np.full((8, 8), 255, np.uint8)
+    mask[0] = 2
+    write_mask(run / "masks" / "a.png", mask)
+    written = export_run(run, "cvat")
+    text = (written.path / "annotations.xml").read_text()
+    assert text.count("<mask") == 1
+    assert "ignore" not in text
 
 
 @pytest.mark.parametrize(

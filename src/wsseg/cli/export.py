@@ -16,14 +16,19 @@ from wsseg.cli._command import command
 @command
 def export(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
-    to: Annotated[str, typer.Option("--to", help="onnx, coco, coco-instances or voc.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", help="onnx, coco, coco-instances, voc, labelme, cvat, label-studio or yolo."
+        ),
+    ],
     out: Annotated[Path | None, typer.Option("--out", help="File or folder to write to.")] = None,
     masks: Annotated[
         str,
-        typer.Option(help="Which masks coco and voc get: pseudo or predicted."),
+        typer.Option(help="Which masks the annotations are made of: pseudo or predicted."),
     ] = "pseudo",
 ) -> None:
-    """Write a run's model as ONNX, or its masks or instances as COCO JSON, or masks as VOC PNG."""
+    """Write a run's model as ONNX, or its masks for an annotation tool to open and correct."""
     from wsseg.export.run import export_run
 
     written = export_run(run_folder, to, out=out, masks=masks)

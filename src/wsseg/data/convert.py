@@ -18,6 +18,7 @@ _WRITERS = {
     "labelme": (f"{_FORMATS}.labelme_write:write_labelme", "classes.csv"),
     "cvat": (f"{_FORMATS}.cvat_write:write_cvat", "annotations.xml"),
     "label-studio": (f"{_FORMATS}.label_studio_write:write_label_studio", "label_studio.json"),
+    "voc": ("wsseg.export.voc_dataset:write_voc_dataset", "ImageSets"),
     "yolo": (f"{_FORMATS}.yolo_write:write_yolo", "data.yaml"),
 }
 """Writer by target, and the file or folder whose presence means that one is there already."""
@@ -42,7 +43,7 @@ class Converted:
     def text(self) -> str:
         """Say it for people."""
         notes = "".join(f"\nnote: {note}" for note in self.notes)
-        return f"Converted {self.images} images to {self.out}{notes}\nNext: wsseg run {self.out}"
+        return f"Wrote {self.images} images to {self.out}{notes}\nNext: wsseg run {self.out}"
 
     def as_dict(self) -> dict[str, object]:
         """Say it for machines."""

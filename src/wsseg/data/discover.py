@@ -21,6 +21,7 @@ from wsseg.data.formats import (
     labelme,
     labels_csv,
     voc,
+    voc_scribbles,
     yolo,
 )
 from wsseg.data.formats.protocol import Evidence, FormatReader, ReadOptions
@@ -38,6 +39,7 @@ READERS: dict[str, FormatReader] = {
     labelme.NAME: labelme,
     cvat.NAME: cvat,
     label_studio.NAME: label_studio,
+    voc_scribbles.NAME: voc_scribbles,
 }
 """The readers by name of format."""
 
@@ -51,6 +53,7 @@ _LAYOUTS = (
     "LabelMe (a JSON file beside each image)",
     "CVAT for images 1.1 (annotations.xml, with the images)",
     "Label Studio (a JSON export, with the images)",
+    "scribbles of ScribbleSup (Scribbles/*.xml, with the images)",
     "YOLO (data.yaml or classes.txt, images/ and labels/)",
 )
 

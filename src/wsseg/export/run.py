@@ -1,24 +1,35 @@
-"""Hand a run's results to other tools: its model as ONNX, its masks as COCO or VOC.
+"""Hand a run's results to other tools: its model as ONNX, its masks as annotations.
 
 Instances, where a refine step told them apart, become a COCO file of their own.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from wsseg.data.dataset import Dataset, Sample
+from wsseg.data.formats.outgoing import FileTransfer
 from wsseg.data.image_io import image_size, read_mask
+from wsseg.data.labels import WeakLabels
 from wsseg.errors import DataError, RecipeError, unknown_name
 from wsseg.export.coco import MaskedImage, write_coco
 from wsseg.export.instances import FOLDER, InstancesImage, find_step, write_instances
 from wsseg.export.voc import VocItem, write_voc
 from wsseg.rundir import RunDir, StageDir
 
-TARGETS = ("onnx", "coco", "coco-instances", "voc")
+_WRITERS: dict[str, tuple[str, FileTransfer]] = {
+    "labelme": ("labelme_write:write_labelme", "copy"),
+    "yolo": ("yolo_write:write_yolo", "copy"),
+    # These tools have the images already and only want the annotations.
+    "cvat": ("cvat_write:write_cvat", "none"),
+    "label-studio": ("label_studio_write:write_label_studio", "none"),
+}
+TARGETS = ("onnx", "coco", "coco-instances", "voc", *_WRITERS)
 MASKS: dict[str, str] = {"pseudo": "masks", "predicted": "predictions"}
 
 
@@ -55,9 +66,10 @@ def export_run(
 
     Args:
         run_folder: Folder of the run.
-        to: ``"onnx"``, ``"coco"``, ``"coco-instances"`` or ``"voc"``.
-        out: File, or for voc folder, to write; None writes into ``export/`` in the run.
-        masks: Which masks go into coco and voc: ``"pseudo"`` or ``"predicted"``.
+        to: One of `TARGETS`.
+        out: File, or for formats of several files folder, to write; None writes into ``export/``
+            in the run.
+        masks: Which masks are written: ``"pseudo"`` or ``"predicted"``.
 
     Returns:
         What was written.
@@ -69,6 +81,7 @@ def export_run(
         MissingExtraError: When onnx is not installed.
         OutputError: When the result cannot be written.
     """
+    to = to.replace("_", "-")
     if to not in TARGETS:
         raise RecipeError(unknown_name("export format", to, TARGETS))
     if masks not in MASKS:
@@ -90,11 +103,32 @@ def export_run(
         path = out or folder / f"coco-{masks}.json"
         count = write_coco(path, _masked(dataset, samples, stage), dataset.classes)
         return Exported(path, {"images": len(samples), "annotations": count})
-    path = out or folder / f"voc-{masks}"
+    path = out or folder / f"{to}-{masks}"
+    if to in _WRITERS:
+        return _export_annotations(dataset, samples, stage, to, path)
     items = (
         VocItem(s.id, s.image_path, read_mask(stage.path / f"{s.id}.png"), s.split) for s in samples
     )
     return Exported(path, {"images": write_voc(path, items, dataset.classes)})
+
+
+def _export_annotations(
+    dataset: Dataset, samples: list[Sample], stage: StageDir, to: str, path: Path
+) -> Exported:
+    """Write masks as annotations that a person corrects in an annotation tool."""
+    from wsseg import console
+
+    masked = tuple(
+        dataclasses.replace(s, labels=WeakLabels(), mask_path=stage.path / f"{s.id}.png")
+        for s in samples
+    )
+    name, files = _WRITERS[to]
+    module, function = name.split(":")
+    write = getattr(importlib.import_module(f"wsseg.data.formats.{module}"), function)
+    guesses = dataclasses.replace(dataset, samples=masked)
+    for note in write(guesses, path, files=files, pre_annotations=True):
+        console.info(note)
+    return Exported(path, {"images": len(samples)})
 
 
 def _masked(dataset: Dataset, samples: list[Sample], stage: StageDir) -> Iterator[MaskedImage]:

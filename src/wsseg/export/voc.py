@@ -31,13 +31,13 @@ class VocItem:
     Attributes:
         id: Image id, a relative path without suffix and with ``/``.
         image_path: The image.
-        mask: (H, W) uint8 class ids, 255 ignored.
+        mask: (H, W) uint8 class ids, 255 ignored; None where there is none.
         split: ``train``, ``val`` or ``test``.
     """
 
     id: str
     image_path: Path
-    mask: NDArray[np.uint8]
+    mask: NDArray[np.uint8] | None
     split: str
 
 
@@ -71,11 +71,12 @@ def write_voc(folder: Path, items: Iterable[VocItem], classes: ClassList) -> int
             )
         if item.split not in lists:
             raise DataError(f'{item.id}: split is "{item.split}"; allowed are {_SPLITS}.')
-        for class_id in np.unique(item.mask):
+        for class_id in np.unique(item.mask) if item.mask is not None else ():
             classes.name_of(int(class_id))
         lists[item.split].append(name)
         _write_jpeg(folder / "JPEGImages" / f"{name}.jpg", item.image_path)
-        write_mask(folder / "SegmentationClass" / f"{name}.png", item.mask)
+        if item.mask is not None:
+            write_mask(folder / "SegmentationClass" / f"{name}.png", item.mask)
     lists["trainval"] = sorted(lists["train"] + lists["val"])
     for split, names in lists.items():
         text = "".join(f"{name}\n" for name in names)

@@ -2,7 +2,8 @@
 
 Regions become brush strokes, exact to the pixel; scribbles open polygons; tags choices. The tasks
 name their images as ``/data/local-files/?d=images/ID``, which Label Studio serves when
-``LOCAL_FILES_SERVING_ENABLED`` is true and ``LOCAL_FILES_DOCUMENT_ROOT`` is the written folder.
+``LOCAL_FILES_SERVING_ENABLED`` is true and ``LOCAL_FILES_DOCUMENT_ROOT`` is the written folder, or,
+where no images are copied, the data folder.
 """
 
 from __future__ import annotations
@@ -65,7 +66,10 @@ def write_label_studio(
     for number, item in enumerate(outgoing(dataset, keep_ignore=not pre_annotations), start=1):
         if files == "copy":
             copy_image(item.sample, out_dir / "images" / item.file_name)
-        data = {"image": f"/data/local-files/?d={quote(f'images/{item.file_name}')}"}
+        path = f"images/{item.file_name}"
+        if files == "none" and item.sample.image_path.is_relative_to(dataset.root):
+            path = item.sample.image_path.relative_to(dataset.root).as_posix()
+        data = {"image": f"/data/local-files/?d={quote(path)}"}
         data |= {"split": item.sample.split}
         data |= {"group": item.sample.group} if item.sample.group is not None else {}
         task: dict[str, Any] = {"id": number, "data": data}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from wsseg.data.formats.crossing import crossing
 from wsseg.data.formats.drawn import Annotated, Coordinates, Drawn, UnusableError
 from wsseg.data.formats.protocol import is_normal_name
 from wsseg.data.labels import BACKGROUND, IGNORE, ClassList
@@ -99,6 +100,14 @@ def place(
     if conflict:
         problems.error(f"{item.file}: image {item.id}", conflict, "Remove the point that is wrong.")
         return None
+    met = crossing(placed.lines)
+    if met is not None:
+        problems.warning(
+            f"{item.file}: image {item.id}",
+            f'has scribbles of two classes, "{classes.name_of(met[0])}" and '
+            f'"{classes.name_of(met[1])}", on the pixel {met[2]}.',
+            "Draw them apart.",
+        )
     return placed
 
 

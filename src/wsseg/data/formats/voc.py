@@ -6,38 +6,43 @@ tags and boxes, the lists give splits, the masks are ground truth. Lists come fr
 ``trainaug.txt`` (the list extended by the Semantic Boundaries Dataset) stands for ``train.txt``.
 Images in no list are left out; without lists all is training data. Objects marked as difficult
 count, as in the usual training of classifiers on VOC, unless the user says otherwise.
+Scribbles come from the files that `wsseg.data.formats.voc_scribbles` describes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from wsseg.data.dataset import Dataset, Sample, Split
+from wsseg.data.formats.assemble import labels_of
+from wsseg.data.formats.drawn import Annotated
+from wsseg.data.formats.place import place
 from wsseg.data.formats.protocol import Evidence, ReadOptions, empty_dataset
 from wsseg.data.formats.split_lists import read_split_lists
-from wsseg.data.formats.voc_xml import VocObject, read_objects
+from wsseg.data.formats.voc_scribbles import (
+    read_scribbles,
+    scribble_classes,
+    scribble_files,
+    with_names,
+)
+from wsseg.data.formats.voc_xml import VOC_CLASSES, VocObject, read_objects
+from wsseg.data.image_io import image_size
 from wsseg.data.labels import MAX_CLASSES, Boxes, ClassList, WeakLabels, class_name_fault
 from wsseg.data.listing import Listing, list_images
 from wsseg.data.mask_tags import tags_from_masks
 from wsseg.data.problems import Problems
 from wsseg.data.tables import read_class_table
-from wsseg.errors import did_you_mean
+from wsseg.errors import DataError, did_you_mean
 
 NAME = "voc"
-
-VOC_CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
-    *("train", "tvmonitor"),
-)
-"""The twenty classes in the order of their ids in the masks of the challenge."""
 
 _LIST_FILES: dict[Split, tuple[str, ...]] = {
     "train": ("train_aug.txt", "trainaug.txt", "train.txt", "trainval.txt"),
     "val": ("val.txt",),
     "test": ("test.txt",),
 }
-_Objects = dict[str, tuple[VocObject, ...] | None]
 
 
 def detect(path: Path) -> Evidence | None:
@@ -65,7 +70,13 @@ def read(path: Path, problems: Problems, options: ReadOptions) -> Dataset:
     splits = _splits(root, listing, problems, options, notes)
     chosen = [name for name in listing.images if splits is None or name in splits]
     objects = {name: _objects(root, name, problems, options) for name in chosen}
-    classes = _class_list(root, objects, problems, options)
+    scribbles = _scribbles(root, listing, chosen, problems)
+    names = {item.name for items in objects.values() for item in items or ()}
+    drawn = {one.name for item in scribbles.values() if item for one in item.drawn or ()}
+    if drawn:
+        # Short names mean VOC's own classes; the strokes of other sets carry the objects' names.
+        names |= set() if scribble_classes(drawn) == VOC_CLASSES else set(scribble_classes(drawn))
+    classes = _class_list(root, names, problems, options)
     if classes is None:
         return empty_dataset(root, NAME, options)
     masks = _masks(root, problems)
@@ -81,6 +92,7 @@ def read(path: Path, problems: Problems, options: ReadOptions) -> Dataset:
         if (labels := _labels(objects[name], classes, f"Annotations/{name}.xml", problems))
         is not None
     ]
+    samples = _with_scribbles(samples, scribbles, classes, problems)
     if options.use_masks:
         samples = tags_from_masks(samples, classes, problems, root=root)
     if not options.keep_difficult:
@@ -93,6 +105,50 @@ def _masks(root: Path, problems: Problems) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
     return list_images(folder, problems, root=root, contain=True).images
+
+
+def _scribbles(
+    root: Path, listing: Listing, chosen: list[str], problems: Problems
+) -> dict[str, Annotated | None]:
+    """Read the files of scribbles that belong to images; None for one that cannot be used."""
+    files = scribble_files(root, problems)
+    return {
+        name: read_scribbles(files[name], name, listing.images[name], problems, root=root)
+        for name in chosen
+        if name in files
+    }
+
+
+def _with_scribbles(
+    samples: Iterable[Sample],
+    scribbles: dict[str, Annotated | None],
+    classes: ClassList,
+    problems: Problems,
+) -> list[Sample]:
+    """Add the strokes to their samples; a sample whose strokes cannot be used is left out.
+
+    Where an image has no list of objects, the classes of its strokes are its tags.
+    """
+    kept = []
+    for sample in samples:
+        if sample.id in scribbles:
+            item = scribbles[sample.id]
+            if item is None:
+                continue
+            try:
+                size = image_size(sample.image_path)
+            except DataError as fault:
+                problems.fault(sample.image_path, fault)
+                continue
+            placed = place(with_names(item, classes.names), size, classes, problems)
+            if placed is None:
+                continue
+            found = labels_of(placed)
+            tags = found.tags if sample.labels.tags is None else sample.labels.tags
+            labels = replace(sample.labels, tags=tags, scribbles=found.scribbles)
+            sample = replace(sample, labels=labels)
+        kept.append(sample)
+    return kept
 
 
 def _splits(
@@ -158,15 +214,15 @@ def _objects(
 
 
 def _class_list(
-    root: Path, objects: _Objects, problems: Problems, options: ReadOptions
+    root: Path, found: set[str], problems: Problems, options: ReadOptions
 ) -> ClassList | None:
     """Take the user's classes, ``classes.csv``, VOC's twenty, or the names in sorted order."""
     if options.classes is not None:
         return options.classes
     if (root / "classes.csv").is_file():
         return read_class_table(root / "classes.csv", problems, root=root)
-    names = sorted({item.name for items in objects.values() for item in items or ()})
-    if set(names) <= set(VOC_CLASSES):
+    names = sorted(found)
+    if found <= set(VOC_CLASSES):
         return ClassList(VOC_CLASSES)
     faults = [f'"{name}" {fault}' for name in names if (fault := class_name_fault(name))]
     if len(names) > MAX_CLASSES:

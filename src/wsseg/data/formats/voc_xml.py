@@ -19,6 +19,13 @@ from wsseg.data.problems import Problems
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+)
+"""The twenty classes in the order of their ids in the masks of the challenge."""
+
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 Box = tuple[float, float, float, float]
