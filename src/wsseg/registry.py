@@ -29,6 +29,7 @@ TABLES: dict[str, dict[str, str]] = {
         "spectral_residual": "wsseg.cues.saliency_spectral:spectral_residual",
     },
     "localizers": {
+        "acfn": "wsseg.localize.tags.acfn:acfn",
         "cam": "wsseg.localize.tags.cam:cam",
         "mdc": "wsseg.localize.tags.mdc:mdc",
     },
