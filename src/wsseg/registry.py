@@ -30,6 +30,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "localizers": {
         "acfn": "wsseg.localize.tags.acfn:acfn",
+        "acol": "wsseg.localize.tags.acol:acol",
         "cam": "wsseg.localize.tags.cam:cam",
         "mdc": "wsseg.localize.tags.mdc:mdc",
     },
