@@ -29,6 +29,7 @@ TOGETHER = [
     *([name] for name in NAMES),
     ["hide_and_seek", "spatial_dropout"],
     ["cutmix", "mixup_cam", "cutout", "spatial_dropout", "seam"],
+    ["cutout", "puzzle_cam", "mixup_cam"],
 ]
 
 
@@ -236,7 +237,7 @@ def test_the_seed_decides_what_is_drawn(names, make_net, batch):
         # Batch statistics move the running ones, not the loss.
         losses.append(net.loss(batch)["loss"].item())
     assert losses[0] == losses[1]
-    if names != ["seam"]:
+    if names not in (["seam"], ["puzzle_cam"]):
         assert losses[0] != losses[2]
 
 
