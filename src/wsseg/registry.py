@@ -33,6 +33,7 @@ TABLES: dict[str, dict[str, str]] = {
         "acol": "wsseg.localize.tags.acol:acol",
         "cam": "wsseg.localize.tags.cam:cam",
         "mdc": "wsseg.localize.tags.mdc:mdc",
+        "recam": "wsseg.localize.tags.recam:recam",
     },
     "refiners": {
         "affinity_net": "wsseg.refine.affinity_net:affinity_net",
