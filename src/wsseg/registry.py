@@ -55,6 +55,7 @@ TABLES: dict[str, dict[str, str]] = {
         "cutout": "wsseg.localize.regularise.cutout:CutoutRegulariser",
         "hide_and_seek": "wsseg.localize.regularise.hide_and_seek:HideAndSeekRegulariser",
         "mixup_cam": "wsseg.localize.regularise.mixup_cam:MixupCamRegulariser",
+        "oc_cse": "wsseg.localize.regularise.oc_cse:OcCseRegulariser",
         "puzzle_cam": "wsseg.localize.regularise.puzzle_cam:PuzzleCamRegulariser",
         "seam": "wsseg.localize.regularise.seam:SeamRegulariser",
         "spatial_dropout": "wsseg.localize.regularise.spatial_dropout:SpatialDropoutRegulariser",
