@@ -151,6 +151,31 @@ def test_rare_classes_weigh_more_where_it_is_asked_for(dataset, pseudo, stage, m
     assert given == [[4 * 512, 3 * 512, 512]]
 
 
+@pytest.mark.parametrize("loss", [{"name": "sec"}, {"name": "dsrg"}, {"constrain": {}}])
+def test_losses_on_seeds_train_a_model_and_log_their_parts(dataset, pseudo, stage, loss):
+    config = Smp.model_validate(CONFIG.model_dump() | {"loss": loss})
+    segment(dataset, config, pseudo, stage, RunContext())
+    line = json.loads((stage.path / "training" / "metrics.jsonl").read_text())
+    parts = {"sec": "expand", "dsrg": "grown"}
+    assert {"constrain", parts.get(loss.get("name"), "cross_entropy")} <= set(line)
+    assert load_bundle(stage.path / MODEL_FOLDER)[1].segmenter["loss"] == config.loss.model_dump(
+        mode="json"
+    )
+
+
+def test_tags_of_the_images_reach_the_loss(dataset, pseudo, stage, monkeypatch):
+    seen = []
+
+    def loss(task, batch):
+        seen.extend(batch["tags"].tolist())
+        return {"loss": task(batch["image"]).mean()}
+
+    monkeypatch.setattr("wsseg.segment.task.SegmenterTask.loss", loss)
+    config = Smp.model_validate(CONFIG.model_dump() | {"loss": {"name": "sec"}})
+    segment(dataset, config, pseudo, stage, RunContext())
+    assert sorted(seen) == [[0, 1], [1, 0], [1, 0], [1, 0]]
+
+
 def test_held_out_images_are_predicted_at_their_own_size(dataset, pseudo, stage, tmp_path):
     segment(dataset, CONFIG, pseudo, stage, RunContext(max_side_px=32))
     predictions = StageDir(tmp_path / "predictions", "f")
