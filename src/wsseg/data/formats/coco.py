@@ -21,17 +21,9 @@ import numpy as np
 from wsseg.data.dataset import Dataset
 from wsseg.data.formats.assemble import Reading, assemble, class_list
 from wsseg.data.formats.drawn import Annotated, Coordinates, Drawn, UnusableError, parse_each
+from wsseg.data.formats.measures import coordinates, number, stated_size
 from wsseg.data.formats.protocol import SPLIT_NAMES, Evidence, ReadOptions, empty_dataset
-from wsseg.data.formats.sources import (
-    ImageFiles,
-    coordinates,
-    holds,
-    number,
-    own_files,
-    read_json,
-    split_of,
-    stated_size,
-)
+from wsseg.data.formats.sources import ImageFiles, holds, own_files, read_json, split_of
 from wsseg.data.listing import shown
 from wsseg.data.problems import Problems
 from wsseg.data.raster import Region
@@ -136,9 +128,9 @@ def _without_groups(
     names: dict[int, str], categories: list[dict[str, Any]], annotations: list[dict[str, Any]]
 ) -> dict[int, str]:
     """Leave out categories that only group others and annotate nothing, as some tools add them."""
-    groups = {item.get("supercategory") for item in categories} - {None, "none"}
+    groups = {_key(item.get("supercategory")) for item in categories} - {"none"}
     groups -= {item["name"] for item in categories if item.get("supercategory") == item["name"]}
-    used = {annotation.get("category_id") for annotation in annotations}
+    used = {_key(annotation.get("category_id")) for annotation in annotations}
     return {key: name for key, name in names.items() if key in used or name not in groups}
 
 
@@ -266,5 +258,5 @@ def _is_table(value: Any) -> bool:
 
 
 def _key(value: Any) -> Any:
-    """Make an image id that can be looked up; ids may be numbers or texts."""
+    """Make an id that can be looked up; ids may be numbers or texts."""
     return value if isinstance(value, int | str) else str(value)

@@ -17,18 +17,9 @@ import numpy as np
 from wsseg.data.dataset import Dataset
 from wsseg.data.formats.assemble import Reading, assemble, class_list
 from wsseg.data.formats.drawn import Annotated, Coordinates, Drawn, Kind, UnusableError, parse_each
+from wsseg.data.formats.measures import coordinates, ellipse, number, stated_size, turned_corners
 from wsseg.data.formats.protocol import SPLIT_NAMES, Evidence, ReadOptions, empty_dataset
-from wsseg.data.formats.sources import (
-    ImageFiles,
-    coordinates,
-    ellipse,
-    holds,
-    number,
-    own_files,
-    read_xml,
-    stated_size,
-    turned_corners,
-)
+from wsseg.data.formats.sources import ImageFiles, holds, own_files, read_xml
 from wsseg.data.listing import shown
 from wsseg.data.problems import Problems
 from wsseg.data.raster import Region

@@ -21,8 +21,9 @@ from wsseg.data.dataset import Dataset
 from wsseg.data.formats.assemble import Reading, assemble, class_list
 from wsseg.data.formats.drawn import Annotated, parse_each
 from wsseg.data.formats.label_studio_result import LabelledResult, labelled, parse_result
+from wsseg.data.formats.measures import stated_size
 from wsseg.data.formats.protocol import SPLIT_NAMES, Evidence, ReadOptions, empty_dataset
-from wsseg.data.formats.sources import ImageFiles, holds, own_files, read_json, stated_size
+from wsseg.data.formats.sources import ImageFiles, holds, own_files, read_json
 from wsseg.data.image_io import IMAGE_SUFFIXES
 from wsseg.data.listing import shown
 from wsseg.data.problems import Problems

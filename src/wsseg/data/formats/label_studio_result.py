@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from wsseg.data.formats.drawn import Coordinates, Drawn, UnusableError
-from wsseg.data.formats.sources import coordinates, ellipse, number, stated_size, turned_corners
+from wsseg.data.formats.measures import coordinates, ellipse, number, stated_size, turned_corners
 from wsseg.data.raster import Region
 from wsseg.data.run_lengths import decode_brush
 
@@ -53,21 +53,21 @@ def labelled(results: list[Any]) -> tuple[LabelledResult, ...]:
         One entry per shape and per choice; those that are about nothing drawn are left out.
     """
     entries = [(f"result {index}", one) for index, one in enumerate(results, start=1)]
-    by_id: dict[Any, list[str]] = {}
-    shapes: set[Any] = set()
+    by_id: dict[str, list[str]] = {}
+    shapes: set[str] = set()
     for _, one in entries:
-        if isinstance(one, dict) and isinstance(one.get("id"), str):
-            by_id.setdefault(one["id"], []).extend(_labels(one))
+        if isinstance(one, dict) and (key := _id(one)):
+            by_id.setdefault(key, []).extend(_labels(one))
             if _kind(one) in _SHAPES:
-                shapes.add(one["id"])
+                shapes.add(key)
     found: list[LabelledResult] = []
     for where, one in entries:
         if not isinstance(one, dict):
             found.append(LabelledResult(where, "", "", 0, {}))
             continue
         kind = _kind(one)
-        names = list(dict.fromkeys(_labels(one) or by_id.get(one.get("id"), [])))
-        if kind in _OTHERS or (kind == "labels" and one.get("id") in shapes):
+        names = list(dict.fromkeys(_labels(one) or by_id.get(_id(one), [])))
+        if kind in _OTHERS or (kind == "labels" and _id(one) in shapes):
             continue
         if kind == "choices":
             found += [LabelledResult(where, kind, name, 1, one) for name in names]
@@ -122,6 +122,12 @@ def parse_result(where: str, one: LabelledResult) -> Drawn:
     if one.kind == "brush":
         return Drawn(name, "mask", where, region=_brush(value, one.result))
     return Drawn(name, "unknown", where, what=one.kind)
+
+
+def _id(result: dict[str, Any]) -> str:
+    """The id that a shape and its labels share; empty where there is none."""
+    value = result.get("id")
+    return value if isinstance(value, str) else ""
 
 
 def _kind(result: dict[str, Any]) -> str:

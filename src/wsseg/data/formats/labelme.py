@@ -24,18 +24,10 @@ import numpy as np
 from wsseg.data.dataset import SPLITS, Dataset, Split
 from wsseg.data.formats.assemble import Reading, assemble, class_list, unlabelled
 from wsseg.data.formats.drawn import Annotated, Coordinates, Drawn, UnusableError, parse_each
+from wsseg.data.formats.measures import coordinates, ellipse, stated_size
 from wsseg.data.formats.place import class_of
 from wsseg.data.formats.protocol import Evidence, ReadOptions, empty_dataset
-from wsseg.data.formats.sources import (
-    ImageFiles,
-    coordinates,
-    ellipse,
-    holds,
-    own_files,
-    read_json,
-    split_of_folders,
-    stated_size,
-)
+from wsseg.data.formats.sources import ImageFiles, holds, own_files, read_json, split_of_folders
 from wsseg.data.formats.split_lists import read_split_lists
 from wsseg.data.labels import ClassList
 from wsseg.data.listing import shown

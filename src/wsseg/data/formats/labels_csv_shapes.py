@@ -17,8 +17,9 @@ from wsseg.data.dataset import Sample
 from wsseg.data.formats.assemble import labels_of
 from wsseg.data.formats.drawn import Annotated, Drawn, Kind
 from wsseg.data.formats.image_lookup import ImageLookup
+from wsseg.data.formats.measures import coordinates, number
 from wsseg.data.formats.place import Placed, place
-from wsseg.data.formats.sources import coordinates, number, read_json
+from wsseg.data.formats.sources import read_json
 from wsseg.data.image_io import image_size
 from wsseg.data.labels import ClassList
 from wsseg.data.problems import Problems

@@ -1,13 +1,12 @@
 """Annotation files of strangers: found, opened and parsed with care.
 
 Nothing outside of the data folder is read, whatever links or names say; XML with entities is
-refused; numbers must be finite.
+refused; so are numbers in JSON that are none.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import mmap
 import re
 from collections import defaultdict
@@ -15,10 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from wsseg.data.dataset import Split
-from wsseg.data.formats.drawn import Coordinates
 from wsseg.data.formats.protocol import SPLIT_NAMES
 from wsseg.data.listing import Listing, list_images, shown
 from wsseg.data.problems import Problems
@@ -27,7 +23,6 @@ from wsseg.errors import did_you_mean
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
-_LARGEST_COORDINATE = 1e7
 _FOLDERS_OF_MASKS = frozenset({"masks", "SegmentationClass", "SegmentationObject"})
 _WORD = re.compile(r"[a-z]+")
 
@@ -261,98 +256,3 @@ def read_xml(path: Path, problems: Problems, *, root: Path) -> Element | None:
     if tree is None:
         problems.error(file, "holds no element.", "Write an <annotation>.")
     return tree
-
-
-def number(value: object) -> float | None:
-    """Read a finite number of sensible size; text counts where it is a number.
-
-    Example:
-        >>> number("2.5"), number(True), number("nan")
-        (2.5, None, None)
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        read = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return read if math.isfinite(read) and abs(read) <= _LARGEST_COORDINATE else None
-
-
-def coordinates(values: object) -> Coordinates | None:
-    """Read a list of (x, y), nested or flat.
-
-    Args:
-        values: ``[[x, y], ...]`` or ``[x, y, x, y, ...]``.
-
-    Returns:
-        (n, 2), n >= 1; None when it is something else.
-
-    Example:
-        >>> coordinates([[0, 1], [2, 3]]).tolist() == coordinates([0, 1, 2, 3]).tolist()
-        True
-    """
-    if not isinstance(values, list | tuple) or not values:
-        return None
-    flat: list[object] = []
-    for value in values:
-        if isinstance(value, list | tuple):
-            if len(value) != 2:
-                return None
-            flat.extend(value)
-        else:
-            flat.append(value)
-    numbers = [number(value) for value in flat]
-    if len(numbers) % 2 or any(value is None for value in numbers):
-        return None
-    return np.array(numbers, np.float64).reshape(-1, 2)
-
-
-def turned_corners(corners: Coordinates, degrees: float, pivot: Coordinates) -> Coordinates:
-    """Turn a rectangle clockwise on the screen.
-
-    Args:
-        corners: (2, 2) left top and right bottom.
-        degrees: The angle.
-        pivot: (2,) the point that stays.
-
-    Returns:
-        (4, 2) corners.
-
-    Example:
-        >>> turned = turned_corners(np.array([[0.0, 0], [2, 1]]), 90, np.zeros(2))
-        >>> turned.round().astype(int).tolist()
-        [[0, 0], [0, 2], [-1, 2], [-1, 0]]
-    """
-    (left, top), (right, bottom) = corners
-    square = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
-    cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    return (square - pivot) @ np.array([[cosine, sine], [-sine, cosine]]) + pivot
-
-
-def ellipse(
-    centre: tuple[float, float], radii: tuple[float, float], degrees: float = 0.0
-) -> Coordinates:
-    """Make a polygon of an ellipse.
-
-    Args:
-        centre: x, y.
-        radii: Half the width and half the height, before turning.
-        degrees: Turn, clockwise on the screen.
-
-    Returns:
-        (n, 2) corners, n from 16 to 720 by size.
-    """
-    count = int(np.clip(2 * max(radii), 16, 720))
-    angles = np.linspace(0, 2 * np.pi, count, endpoint=False)
-    around = np.stack([radii[0] * np.cos(angles), radii[1] * np.sin(angles)], axis=1)
-    cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    return around @ np.array([[cosine, sine], [-sine, cosine]]) + np.array(centre)
-
-
-def stated_size(height: object, width: object) -> tuple[int, int] | None:
-    """Read the size that a file says; None where it says none, such as 0 x 0."""
-    rows, columns = number(height), number(width)
-    if rows is None or columns is None or rows < 1 or columns < 1:
-        return None
-    return int(rows), int(columns)

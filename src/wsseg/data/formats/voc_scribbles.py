@@ -20,17 +20,10 @@ import numpy as np
 from wsseg.data.dataset import SPLITS, Dataset
 from wsseg.data.formats.assemble import Reading, assemble, class_list, unlabelled
 from wsseg.data.formats.drawn import Annotated, Drawn, UnusableError, parse_each
+from wsseg.data.formats.measures import number, stated_size
 from wsseg.data.formats.place import is_class_name
 from wsseg.data.formats.protocol import Evidence, ReadOptions, empty_dataset
-from wsseg.data.formats.sources import (
-    ImageFiles,
-    holds,
-    number,
-    own_files,
-    read_xml,
-    split_of_folders,
-    stated_size,
-)
+from wsseg.data.formats.sources import ImageFiles, holds, own_files, read_xml, split_of_folders
 from wsseg.data.formats.split_lists import read_split_lists
 from wsseg.data.formats.voc_xml import VOC_CLASSES
 from wsseg.data.listing import shown

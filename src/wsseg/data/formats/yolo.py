@@ -20,8 +20,9 @@ import numpy as np
 from wsseg.data.dataset import Dataset, Split
 from wsseg.data.formats.assemble import Reading, assemble, class_list, unlabelled
 from wsseg.data.formats.drawn import Annotated, Drawn, UnusableError, parse_each
+from wsseg.data.formats.measures import number
 from wsseg.data.formats.protocol import SPLIT_NAMES, Evidence, ReadOptions, empty_dataset
-from wsseg.data.formats.sources import ImageFiles, holds, number, own_files, split_of_folders
+from wsseg.data.formats.sources import ImageFiles, holds, own_files, split_of_folders
 from wsseg.data.listing import shown
 from wsseg.data.problems import Problems
 
