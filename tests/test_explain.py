@@ -98,7 +98,7 @@ def test_alternatives_are_told_by_name() -> None:
 
 
 def test_methods_are_told_by_name() -> None:
-    assert explain("localize")[0].type.startswith("settings by name: acfn, acol, cam")
+    assert ", cam, " in explain("localize")[0].type
     assert explain("segment")[0].type == "settings by name: smp; or null"
     steps = explain("refine.steps")[0].type
     assert steps.startswith("list of settings by name: ")

@@ -15,10 +15,10 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from wsseg.data.labels import ClassList
+from wsseg.data.outlines import outlines
 from wsseg.errors import DataError, OutputError
 from wsseg.export import coco as coco_module
 from wsseg.export.coco import MaskedImage, coco_document, regions, write_coco
-from wsseg.data.outlines import outlines
 
 # pycocotools 2.0 does not know the `copy` keyword of NumPy 2 yet.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -226,5 +226,5 @@ def test_training_starts_from_what_the_localizer_learned(dataset, pseudo, stage)
 
 def test_without_a_localizer_nothing_can_start_from_it(dataset, pseudo, stage):
     config = CONFIG.model_copy(update={"weights": "localizer"})
-    with pytest.raises(RecipeError, match="Set segment.weights to none"):
+    with pytest.raises(RecipeError, match=r"Set segment\.weights to none"):
         segment(dataset, config, pseudo, stage, RunContext())
