@@ -157,8 +157,9 @@ def make_batch(size=(64, 64)) -> dict[str, Tensor]:
 
 
 def test_the_total_is_put_together_as_in_the_paper():
+    net = tiny_net().train()
     with torch.no_grad():
-        terms = tiny_net().train().loss(make_batch())
+        terms = net.loss(make_batch())
     wanted = (terms["positive"] + terms["negative"]) / 2 + terms["displacement"]
     assert float(terms["loss"]) == pytest.approx(float(wanted))
 
