@@ -61,7 +61,7 @@ def test_every_shape_becomes_its_kind_of_label(read_shapes):
         shape("dent", [[5, 3], [1, 1]], "rectangle"),
         shape("dent", [[2.5, 1.5]], "point"),
         shape("scratch", [[0, 0], [3, 3.5], [6, 4]], "linestrip"),
-        shape("_background_", [[0.5, 3.5], [5, 3.5]], "line"),
+        shape("_background_", [[4, 0.5], [5.5, 0.5]], "line"),
     )
     assert len(problems) == 0
     assert dataset.source == "labelme"
@@ -70,7 +70,7 @@ def test_every_shape_becomes_its_kind_of_label(read_shapes):
     assert first.labels.boxes.xyxy.tolist() == [[1, 1, 5, 3]]
     assert first.labels.points.xy.tolist() == [[2.5, 1.5]]
     lines = [line.tolist() for line in first.labels.scribbles.lines]
-    assert lines == [[[0, 0], [3, 3.5], [6, 4]], [[0.5, 3.5], [5, 3.5]]]
+    assert lines == [[[0, 0], [3, 3.5], [6, 4]], [[4, 0.5], [5.5, 0.5]]]
     assert first.labels.scribbles.class_ids.tolist() == [2, 0]
     assert (first.labels.tags, first.mask_path, second.labels.is_ok) == ({1, 2}, None, True)
 
