@@ -14,7 +14,7 @@ from pathlib import Path
 
 from _ceiling import train_ceiling
 from _machine import command, describe, peak_memory_gb
-from real import seconds, table
+from real import class_table, seconds, table
 from wsseg import console
 from wsseg.data.discover import open_dataset
 from wsseg.demo import demo
@@ -48,6 +48,7 @@ def main() -> None:
     facts = f"{took_s:.0f} s, peak memory {memory_gb:.1f} GB; share of the ceiling {share:.0%}"
     print(f"\nDemo: {facts}\n")
     print(table(finished.metrics, seconds(arguments.out), ceiling))
+    print(class_table(finished.metrics))
 
 
 if __name__ == "__main__":

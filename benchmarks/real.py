@@ -44,6 +44,7 @@ def main() -> None:
     )
     print(f"`{command()}`, seed {recipe.seed}; {describe()}; peak memory {memory_gb:.1f} GB\n")
     print(table(finished.metrics, seconds(out), ceiling))
+    print(class_table(finished.metrics))
 
 
 def seconds(out: Path) -> dict[str, float]:
@@ -69,6 +70,21 @@ def table(metrics: dict[str, Any], took: dict[str, float], ceiling: dict[str, An
         lines.append(_row(entry, cost))
     if ceiling:
         lines.append(_row(ceiling | {"label": "Segmenter on true masks"}, ceiling["seconds"]))
+    return "\n".join(lines)
+
+
+def class_table(metrics: dict[str, Any]) -> str:
+    """Draw the classes on the val split: average precision, IoU, precision, recall in percent."""
+    lines = ["", "| class | AP | stage | IoU | precision | recall |", "|---|---|---|---|---|---|"]
+    precisions = (metrics.get("classifier") or {}).get("ap", {})
+    for entry in metrics["stages"]:
+        if entry["split"] != "val" or entry["stage"] not in ("pseudo", "segment"):
+            continue
+        for one in entry["classes"]:
+            numbers = [one[key] for key in ("iou", "precision", "recall")]
+            cells = [precisions.get(one["name"]), *numbers]
+            ap, *rest = ["" if value is None else f"{100 * value:.0f}" for value in cells]
+            lines.append(f"| {one['name']} | {ap} | {entry['label']} | {' | '.join(rest)} |")
     return "\n".join(lines)
 
 

@@ -228,6 +228,13 @@ def anchors(page: Path) -> set[str]:
     return {title.replace(" ", "-") for title in plain}
 
 
+def test_the_pages_hold_what_is_checked_here():
+    languages = [block.language for page in PAGES for block in blocks(page)]
+    assert all(languages.count(language) >= 10 for language in ("sh", "python", "yaml"))
+    assert sum(len(texts) for page in PAGES for _, texts in overrides_in(page)) >= 50
+    assert len(list(runnable())) >= 2
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_python_block_is_python(page):
     for block in blocks(page):

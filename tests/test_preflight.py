@@ -83,10 +83,14 @@ def test_masks_that_are_to_tune_must_exist(change, dataset, tmp_path):
 def test_only_the_wanted_stages_are_looked_at(dataset, tmp_path):
     changes = [*TINY, "segment.weights=imagenet", "segment.validate_on=val_masks"]
     check(dataset, changes, tmp_path, wanted=("localize", "refine"))
+    with pytest.raises(RecipeError, match="--use-masks"):
+        check(dataset, changes, tmp_path, wanted=("segment",))
 
 
 def test_a_complete_stage_needs_no_first_weights_any_more(dataset, tmp_path):
     changes = [*TINY, "localize.weights=imagenet", "segment=null"]
+    with pytest.raises(MissingWeightsError):
+        check(dataset, changes, tmp_path)
     chosen = load_recipe("cam", changes)
     stages = plan(RunDir(tmp_path / "run"), dataset, chosen, use_masks=False)
     stages.localize.begin()

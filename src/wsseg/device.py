@@ -27,3 +27,16 @@ def processor_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def machine_facts() -> dict[str, str]:
+    """Describe the machine for the report: processor, cores, device and system."""
+    import os
+    import platform
+
+    return {
+        "processor": processor_name(),
+        "cores": str(os.cpu_count()),
+        "device": best_device(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }

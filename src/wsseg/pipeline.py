@@ -19,6 +19,7 @@ from wsseg.atomic import remove_temporaries, write_json, write_text
 from wsseg.context import RunContext
 from wsseg.data.dataset import Dataset
 from wsseg.data.rendered import keep_rendered, with_kept
+from wsseg.device import machine_facts
 from wsseg.errors import RecipeError, unknown_name
 from wsseg.finished import Finished
 from wsseg.intake import open_data, readable, refuse_foreign, with_sound_masks
@@ -124,7 +125,8 @@ def _write_head(folder: RunDir, dataset: Dataset, recipe: Recipe, use_masks: boo
     write_text(folder.recipe_path, _provenance() + to_yaml(recipe))
     keep_rendered(dataset, folder.path / DRAWN_MASKS).to_jsonl(folder.samples_path)
     write_json(folder.path / SETTINGS_FILE, {"use_masks": use_masks})
-    write_json(folder.path / MACHINE_FILE, machine_facts(dataset))
+    facts = machine_facts() | {"data fingerprint": dataset.fingerprint(masks=False)}
+    write_json(folder.path / MACHINE_FILE, facts)
 
 
 def again(
@@ -327,22 +329,6 @@ def _next_command(folder: RunDir, dataset: Dataset, recipe: Recipe, stages: Plan
     if _may_use_masks(folder):
         parts.append("--use-masks")
     return shlex.join(str(part) for part in parts)
-
-
-def machine_facts(dataset: Dataset) -> dict[str, str]:
-    """Describe what the run works on and with, for the report."""
-    import os
-    import platform
-
-    from wsseg.device import best_device, processor_name
-
-    return {
-        "processor": processor_name(),
-        "cores": str(os.cpu_count()),
-        "device": best_device(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "data fingerprint": dataset.fingerprint(masks=False),
-    }
 
 
 def _evaluate_inputs(recipe: Recipe, stages: Plan) -> EvaluateInputs:

@@ -70,8 +70,11 @@ def test_a_complete_stage_is_not_done_again(dataset, tmp_path, monkeypatch):
     stage = StageDir(tmp_path / "localize", "f")
     stage.begin()
     stage.finish()
+    before = stage.state()
     monkeypatch.setattr("wsseg.localize.stage.train_localizer", None)
     localize(dataset, CONFIG, stage, RunContext())
+    assert stage.is_done
+    assert stage.state() == before
 
 
 def test_with_predicted_tags_untagged_images_get_maps_too(dataset, tmp_path):
@@ -116,9 +119,10 @@ def test_rare_classes_are_weighted_where_it_is_asked_for(dataset, tmp_path, monk
     assert given == [[[1, 0], [0, 1], [0, 0]]]
 
 
-def test_tags_that_can_be_learned_are_accepted(make_dataset):
+def test_tags_that_can_be_learned_are_accepted_without_a_warning(make_dataset, caplog):
     dataset = make_dataset({"a": {"tags": {1}}, "b": {"tags": {2}}})
     check_trainable(list(dataset.samples), dataset)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

@@ -71,8 +71,11 @@ def test_a_complete_step_is_not_done_again(dataset, before, tmp_path, monkeypatc
     stage = StageDir(tmp_path / "step", "f")
     config = step("background_constant")
     refine_step(dataset, config, before, stage, RunContext())
+    first = stage.state()
     monkeypatch.setattr(registry, "load", None)
     refine_step(dataset, config, before, stage, RunContext())
+    assert stage.is_done
+    assert stage.state() == first
 
 
 def test_a_step_that_looks_at_the_data_set_keeps_what_it_found(dataset, before, tmp_path):

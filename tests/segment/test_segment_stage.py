@@ -202,8 +202,11 @@ def test_without_held_out_images_those_that_trained_are_predicted(make_dataset, 
 def test_a_complete_stage_is_not_done_again(dataset, pseudo, stage, monkeypatch):
     stage.begin()
     stage.finish()
+    before = stage.state()
     monkeypatch.setattr("wsseg.segment.stage.SegmentationData", None)
     segment(dataset, CONFIG, pseudo, stage, RunContext())
+    assert stage.is_done
+    assert stage.state() == before
 
 
 def test_training_starts_from_what_the_localizer_learned(dataset, pseudo, stage):

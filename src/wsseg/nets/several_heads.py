@@ -14,6 +14,7 @@ those of a plain CAM.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -27,7 +28,7 @@ from wsseg.nets.pooling import Pooling
 EPSILON = 1e-5
 
 
-class SeveralHeadsNet(ClassMapNet):
+class SeveralHeadsNet(ClassMapNet, ABC):
     """Backbone, several heads and a rule that joins their maps.
 
     Args:
@@ -68,6 +69,7 @@ class SeveralHeadsNet(ClassMapNet):
         dropped = self.dropout(features)
         return [head(dropped) for head in self.heads]
 
+    @abstractmethod
     def joined(self, maps: list[Tensor]) -> Tensor:
         """Join the raw class maps of all heads to those that are extracted.
 
@@ -77,7 +79,6 @@ class SeveralHeadsNet(ClassMapNet):
         Returns:
             (N, C, h, w), not negative.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no rule that joins its maps.")
 
     def image_logits(self, logits: list[Tensor]) -> Tensor:
         """Choose the logits that stand for the image: here the mean of all heads.

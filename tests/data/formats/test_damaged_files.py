@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import random
@@ -57,6 +56,7 @@ def test_damaged_json_never_crashes(random_dataset, tmp_path, to, name):
     convert_dataset(random_dataset(1, kinds=KINDS), tmp_path / "out", to=to)
     file = tmp_path / "out" / name
     document = json.loads(file.read_text())
+    assert _read(tmp_path / "out", to), "it must be sound before it is damaged"
     rng = random.Random(0)
     for _ in range(60):
         file.write_text(json.dumps(_damaged(document, rng)))
@@ -79,6 +79,7 @@ def test_damaged_text_never_crashes(random_dataset, tmp_path, to, name):
     convert_dataset(random_dataset(1, kinds=KINDS), tmp_path / "out", to=to)
     file = tmp_path / "out" / name
     content = file.read_bytes()
+    assert _read(tmp_path / "out", to), "it must be sound before it is damaged"
     rng = random.Random(0)
     for _ in range(40):
         at, length = rng.randrange(len(content)), rng.randrange(6)
@@ -87,9 +88,13 @@ def test_damaged_text_never_crashes(random_dataset, tmp_path, to, name):
         _read(tmp_path / "out", to)
 
 
-def _read(folder: Path, to: str) -> None:
+def _read(folder: Path, to: str) -> bool:
+    """Tell whether the folder is a data set; a `DataError` that says why is the other way out."""
     name = {"csv": "labels_csv"}.get(to, to)
-    with contextlib.suppress(DataError):
+    try:
         dataset, problems = read_dataset(folder, format=name)
-        assert len(dataset) <= 4
-        assert all(str(problem) for problem in problems)
+    except DataError:
+        return False
+    assert len(dataset) <= 4
+    assert all(str(problem) for problem in problems)
+    return True
