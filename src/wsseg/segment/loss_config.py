@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 from wsseg.config import Config
+from wsseg.segment.noise_config import Bootstrap, Underfit
 
 
 class ConstrainConfig(Config):
@@ -67,13 +68,24 @@ class LossConfig(Config):
         description="Added term that lets predictions end at edges of the image: they must agree "
         "with their own dense CRF, as in SEC; null: none.",
     )
+    bootstrap: Bootstrap | None = Field(
+        None,
+        description="Mix the target with the network's own prediction (masks with errors); "
+        "null: not.",
+    )
+    underfit: Underfit | None = Field(
+        None,
+        description="Weaken the loss of pixels that stay wrong when most are right (masks with "
+        "errors); null: not.",
+    )
 
     @model_serializer(mode="wrap")
     def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave an unset term out, so that runs from before there was any are recognised."""
         content: dict[str, Any] = handler(self)
-        if self.constrain is None:
-            content.pop("constrain", None)
+        for name in ("constrain", "bootstrap", "underfit"):
+            if getattr(self, name) is None:
+                content.pop(name, None)
         return content
 
 

@@ -17,6 +17,7 @@ from wsseg.segment.losses.cross_entropy import (
 )
 from wsseg.segment.losses.dice import dice
 from wsseg.segment.losses.dsrg import dsrg
+from wsseg.segment.losses.noisy import PixelRule
 from wsseg.segment.losses.sec import sec
 
 
@@ -80,8 +81,9 @@ class SegmenterTask(nn.Module):
 
         Args:
             batch: ``image`` (N, in_channels, H, W) float, ``mask`` (N, H, W) integer with 255
-                ignored; for losses that look at them ``valid`` (N, H, W) bool, False at padding,
-                and ``tags`` (N, C) integer, see `wsseg.segment.losses.sec.sec`.
+                ignored; for cross-entropy ``weight`` (N, H, W) float >= 0 where pixels count
+                differently; for losses that look at them ``valid`` (N, H, W) bool, False at
+                padding, and ``tags`` (N, C) integer, see `wsseg.segment.losses.sec.sec`.
 
         Returns:
             ``loss``, and its parts where there are several.
@@ -95,7 +97,8 @@ class SegmenterTask(nn.Module):
             return sec(logits, batch, config)
         if isinstance(config, DsrgLoss):
             return dsrg(logits, batch, config)
-        pixels = self._cross_entropy(logits, batch["mask"], config)
+        rule = PixelRule(config.bootstrap, config.underfit, batch.get("weight"))
+        pixels = self._cross_entropy(logits, batch["mask"], config, rule)
         parts = {"cross_entropy": pixels}
         total = pixels
         if config.dice > 0:
@@ -108,14 +111,18 @@ class SegmenterTask(nn.Module):
             return {"loss": total}
         return {"loss": total, **{name: part.detach() for name, part in parts.items()}}
 
-    def _cross_entropy(self, logits: Tensor, mask: Tensor, config: LossConfig) -> Tensor:
+    def _cross_entropy(
+        self, logits: Tensor, mask: Tensor, config: LossConfig, rule: PixelRule
+    ) -> Tensor:
+        smoothing = config.label_smoothing
         if config.class_balance == "dsrg":
-            return balanced_cross_entropy(logits, mask, label_smoothing=config.label_smoothing)
+            return balanced_cross_entropy(logits, mask, label_smoothing=smoothing, rule=rule)
         return cross_entropy(
             logits,
             mask,
             class_weights=self.class_weights if self.needs_pixel_counts else None,
-            label_smoothing=config.label_smoothing,
+            label_smoothing=smoothing,
+            rule=rule,
         )
 
     def start_from(self, backbone: Backbone) -> None:

@@ -4,6 +4,11 @@ The balanced form is ``1/2 mean over background + 1/2 mean over foreground`` of 
 taken over the whole batch: Huang et al., "Weakly-Supervised Semantic Segmentation Network with
 Deep Seeded Region Growing", CVPR 2018, as used on pseudo masks by later work (exact normalisation
 from memory). An empty set contributes 0 instead of NaN, so a crop without any label is harmless.
+
+`PixelRule` holds what masks with errors ask for: bootstrapping (Reed et al., "Training Deep Neural
+Networks on Noisy Labels with Bootstrapping", ICLR workshop 2015) and pretended under-fitting (Li et
+al., "Pseudo-mask Matters in Weakly-supervised Semantic Segmentation", ICCV 2021), both in
+`wsseg.segment.losses.noisy`.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsseg.data.labels import BACKGROUND, IGNORE
+from wsseg.segment.losses.noisy import PixelRule
 
 
 def cross_entropy(
@@ -21,6 +27,7 @@ def cross_entropy(
     *,
     class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
+    rule: PixelRule = PixelRule(),
 ) -> Tensor:
     """Average the pixel losses, weighted by class.
 
@@ -29,6 +36,7 @@ def cross_entropy(
         target: (N, H, W) integer class ids 0..K-1; 255 is ignored.
         class_weights: (K,) float >= 0, or None for equal weights.
         label_smoothing: Share of the target spread over all classes, [0, 1).
+        rule: What is done to the loss of each pixel.
 
     Returns:
         Scalar: sum of w * loss over sum of w; 0 (with gradient 0) where no pixel counts.
@@ -37,11 +45,15 @@ def cross_entropy(
     counted = (labels != IGNORE).float()
     if class_weights is not None:
         counted = counted * class_weights[labels.clamp(max=logits.shape[1] - 1)]
-    return _weighted_mean(losses, counted)
+    return _weighted_mean(rule(losses, logits, counted), counted)
 
 
 def balanced_cross_entropy(
-    logits: Tensor, target: Tensor, *, label_smoothing: float = 0.0
+    logits: Tensor,
+    target: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    rule: PixelRule = PixelRule(),
 ) -> Tensor:
     """Give background and foreground half of the loss each, whatever their sizes.
 
@@ -49,6 +61,7 @@ def balanced_cross_entropy(
         logits: (N, K, H, W) float.
         target: (N, H, W) integer class ids 0..K-1; 255 is ignored.
         label_smoothing: Share of the target spread over all classes, [0, 1).
+        rule: What is done to the loss of each pixel.
 
     Returns:
         Scalar: half the mean loss over background pixels and half the mean over foreground
@@ -57,6 +70,7 @@ def balanced_cross_entropy(
     losses, labels = _pixel_losses(logits, target, label_smoothing)
     background = (labels == BACKGROUND).float()
     foreground = ((labels != BACKGROUND) & (labels != IGNORE)).float()
+    losses = rule(losses, logits, background + foreground)
     return 0.5 * (_weighted_mean(losses, background) + _weighted_mean(losses, foreground))
 
 
