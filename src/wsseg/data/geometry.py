@@ -114,6 +114,44 @@ class Geometry:
             row[~seen] = 0
         return output, seen
 
+    def view_of(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Show a map of the source in the view: ids as they are, other values interpolated.
+
+        Args:
+            values: (H, W) over the source; integers are ids and are never mixed.
+
+        Returns:
+            (h, w), int32 for integers and else float32; 0 where the view does not show the source.
+
+        Example:
+            >>> enlarged = crop_geometry((1, 2), (0, 0, 2, 1), (0, 0, 4, 2), (2, 5))
+            >>> enlarged.view_of(np.array([[7, 300]])).tolist()
+            [[7, 7, 300, 300, 0], [7, 7, 300, 300, 0]]
+        """
+        height, width = self.size
+        x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+        linear = np.linalg.inv(self.matrix[:, :2])
+        source = (np.stack([x.ravel(), y.ravel()], axis=1) - self.matrix[:, 2]) @ linear.T
+        seen = Geometry(self.matrix, self.size, self.source_size).inside(source)
+        source_height, source_width = self.source_size
+        if np.issubdtype(values.dtype, np.integer):
+            columns = np.clip(np.floor(source[:, 0]), 0, source_width - 1).astype(np.intp)
+            rows = np.clip(np.floor(source[:, 1]), 0, source_height - 1).astype(np.intp)
+            ids = np.where(seen, values[rows, columns], 0)
+            return ids.reshape(height, width).astype(np.int32)
+        import cv2
+
+        at_x, at_y = (source.T - 0.5).astype(np.float32).reshape(2, height, width)
+        shown = cv2.remap(
+            np.ascontiguousarray(values, np.float32),
+            at_x,
+            at_y,
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        ).astype(np.float32)
+        shown[~seen.reshape(height, width)] = 0
+        return shown
+
 
 def identity(size: tuple[int, int]) -> Geometry:
     """Return the geometry of a view that is the source itself, of (H, W) pixels.

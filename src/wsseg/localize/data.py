@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ from wsseg.data.dataset import Sample
 from wsseg.data.transforms import AugmentConfig, augment
 from wsseg.data.working import read_working_image
 from wsseg.errors import DataError
+from wsseg.localize.aligned import AlignedMap, aligned_view
 
 
 class TagData:
@@ -23,6 +24,7 @@ class TagData:
         config: How images are augmented and cropped.
         in_channels: 3 for colour, 1 for grey networks.
         max_side_px: Longest side that images are shrunk to before anything else.
+        aligned: Maps that follow the random crop of each image, by their name in the items.
 
     Raises:
         DataError: When a sample has no tags, or there is none at all.
@@ -36,6 +38,7 @@ class TagData:
         *,
         in_channels: Literal[1, 3] = 3,
         max_side_px: int | None = None,
+        aligned: Mapping[str, AlignedMap] | None = None,
     ) -> None:
         untagged = [sample.id for sample in samples if sample.labels.tags is None]
         if untagged:
@@ -46,6 +49,7 @@ class TagData:
         self.config = config
         self.in_channels: Literal[1, 3] = in_channels
         self.max_side_px = max_side_px
+        self.aligned: dict[str, AlignedMap] = dict(aligned or {})
         self.tags = np.zeros((len(samples), num_classes), np.float32)
         for row, sample in zip(self.tags, samples, strict=True):
             row[[class_id - 1 for class_id in sample.labels.tags or ()]] = 1
@@ -58,14 +62,21 @@ class TagData:
 
         Returns:
             ``image`` (3 or 1, h, w) float32 normalised, ``tags`` (C,) float32 of 0 and 1,
-            ``valid`` (1, h, w) float32, 1 where the pixel belongs to the image.
+            ``valid`` (1, h, w) float32, 1 where the pixel belongs to the image, and the aligned
+            maps, (1, h, w) each, 0 where the crop is padded.
         """
-        image = read_working_image(self.samples[index].image_path, self.max_side_px)
+        sample = self.samples[index]
+        image = read_working_image(sample.image_path, self.max_side_px)
         augmented = augment(image, None, rng, self.config, in_channels=self.in_channels)
+        maps = {
+            name: aligned_view(source, sample, image, augmented.geometry)
+            for name, source in self.aligned.items()
+        }
         return {
             "image": augmented.image,
             "tags": self.tags[index],
             "valid": augmented.valid[None].astype(np.float32),
+            **maps,
         }
 
     def sample_weights(self) -> NDArray[np.float64]:

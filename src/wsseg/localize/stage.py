@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from wsseg.device import best_device
 from wsseg.errors import DataError
 from wsseg.localize.config import TagLocalizerConfig
 from wsseg.localize.data import TagData
+from wsseg.processes import from_main_process
 from wsseg.rundir import StageDir
 
 if TYPE_CHECKING:
+    from wsseg.localize.aligned import AlignedMap
     from wsseg.localize.extract import Explainable
     from wsseg.nets.cam_head import ClassMapNet
 
@@ -119,6 +122,7 @@ def train_localizer(
     set_class_weights = getattr(net, "set_class_weights", None)
     if config.class_weights and set_class_weights is not None:
         set_class_weights(data.tags)
+    data.aligned = _aligned_maps(net, samples, dataset, stage, context)
     result = fit(
         net,
         data,
@@ -130,6 +134,33 @@ def train_localizer(
     )
     result.module.eval()
     return result.module
+
+
+def _aligned_maps(
+    net: ClassMapNet,
+    samples: list[Sample],
+    dataset: Dataset,
+    stage: StageDir,
+    context: RunContext,
+) -> dict[str, AlignedMap]:
+    """Make the maps that the training needs beside the images; none where it is done already."""
+    from wsseg.cues.protocol import CueInputs
+    from wsseg.localize.aligned import aligned_maps
+    from wsseg.training.folder import TrainingFolder
+
+    if TrainingFolder(stage.path / "training", stage.fingerprint).read_done() is not None:
+        return {}
+    inputs = CueInputs(
+        dataset=dataset,
+        folder=context.cues_dir or stage.path / "cues",
+        seed=context.seed,
+        device=best_device(),
+        max_side_px=context.max_side_px,
+    )
+    found = aligned_maps(net, inputs)
+    for source in found.values():
+        from_main_process(partial(source.prepare, samples))
+    return found
 
 
 def check_trainable(samples: list[Sample], dataset: Dataset) -> None:

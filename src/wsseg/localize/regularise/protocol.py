@@ -17,6 +17,8 @@ from wsseg.config import MethodConfig
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from wsseg.cues.protocol import CueInputs
+    from wsseg.localize.aligned import AlignedMap
     from wsseg.localize.config import TagLocalizerConfig
     from wsseg.nets.cam_head import ClassMapNet, Step
 
@@ -64,6 +66,17 @@ class Regulariser:
             A module that is trained as part of the head and stored in checkpoints; None: none.
         """
         return None
+
+    def aligned_maps(self, inputs: CueInputs) -> dict[str, AlignedMap]:  # noqa: ARG002
+        """Name the maps that this method needs beside every training image.
+
+        Args:
+            inputs: The data set and what belongs to the run.
+
+        Returns:
+            The maps by the names under which they come into the batch.
+        """
+        return {}
 
     def transform(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Change a training batch before the forward pass.
