@@ -11,8 +11,8 @@ passes, from the leaves to the root and back:
 
 Song et al., "Learnable Tree Filter for Structure-preserving Feature Transform", NeurIPS 2019 (from
 memory), as used by Liang et al., "Tree Energy Loss: Towards Sparsely Annotated Semantic
-Segmentation", CVPR 2022. It differs in that it runs on the processor, in float64, and that the gradient of the
-weights is that of the two passes.
+Segmentation", CVPR 2022. It differs in that it runs on the processor, in float64, and that the
+gradient of the weights is that of the two passes.
 """
 
 from __future__ import annotations
