@@ -11,7 +11,7 @@ from pydantic import Field
 
 from wsseg import console
 from wsseg.cues.protocol import CueConfig, CueContext, CueMap, check_rgb
-from wsseg.data.dataset import Dataset
+from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.image_io import IMAGE_SUFFIXES, read_image
 from wsseg.errors import DataError
 
@@ -50,7 +50,7 @@ class FolderCue:
         folder = Path(config.path)
         if not folder.is_dir():
             raise DataError(f"The folder of the maps, {folder}, does not exist.")
-        missing = [s.id for s in dataset.samples if _candidate(folder, s.id) is None]
+        missing = [s.id for s in dataset.samples if not self.has_map(s, config=config)]
         if missing and len(missing) == len(dataset.samples):
             raise DataError(
                 f"{folder} has no map of any of the {len(missing)} images. A map is named by the "
@@ -62,6 +62,15 @@ class FolderCue:
                 f"{folder} has no map for {len(missing)} of {len(dataset.samples)} images "
                 f"({', '.join(missing[:_MAX_NAMES_SHOWN])}{more}); they will fail."
             )
+
+    def has_map(self, sample: Sample, *, config: Folder) -> bool:
+        """Tell whether the folder has a map of an image.
+
+        Args:
+            sample: The image.
+            config: Which folder.
+        """
+        return _candidate(Path(config.path), sample.id) is not None
 
     def __call__(
         self, image: np.ndarray, *, config: Folder, context: CueContext | None = None

@@ -153,6 +153,15 @@ class CueSource:
             self.empty.append(sample.id)
         return values
 
+    @property
+    def maps_dir(self) -> Path:
+        """Folder of the stored maps, ``ID.png``; empty where the cue's maps are not stored."""
+        return self._stage.path / "maps"
+
+    def failures(self) -> dict[str, str]:
+        """List the images whose map could not be made: ``{id: reason}``."""
+        return self._stage.failures()
+
     def prepare(self, samples: Iterable[Sample]) -> None:
         """Make the maps of many images, so that `map` only reads them afterwards.
 

@@ -113,9 +113,7 @@ def fit(
         OutputError: When a file cannot be written; the last checkpoint stays usable.
         ValueError: When the network breaks its part of the contract.
     """
-    folder = TrainingFolder(
-        out_dir, config.result_fingerprint(fingerprint, str(seed), str(monitor), str(VERSION))
-    )
+    folder = _folder(config, out_dir, seed, monitor, fingerprint)
     device = next(module.parameters()).device
     if config.channels_last:
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -134,6 +132,33 @@ def fit(
     load_weights(weights_path, module)
     outcome = {k: v for k, v in done.items() if k != "fingerprint"}
     return FitResult(module.to(device).eval(), weights_path, was_done=was_done, **outcome)
+
+
+def is_trained(
+    config: TrainingConfig,
+    out_dir: Path,
+    *,
+    seed: int,
+    monitor: str | None = None,
+    fingerprint: str = "",
+) -> bool:
+    """Tell whether `fit` would find a finished training and only load its weights.
+
+    Args:
+        config: How to train.
+        out_dir: Folder of the training.
+        seed: As for `fit`.
+        monitor: As for `fit`.
+        fingerprint: As for `fit`.
+    """
+    return _folder(config, out_dir, seed, monitor, fingerprint).read_done() is not None
+
+
+def _folder(
+    config: TrainingConfig, out_dir: Path, seed: int, monitor: str | None, fingerprint: str
+) -> TrainingFolder:
+    mark = config.result_fingerprint(fingerprint, str(seed), str(monitor), str(VERSION))
+    return TrainingFolder(out_dir, mark)
 
 
 @dataclass(frozen=True)
