@@ -32,6 +32,8 @@ from wsseg.processes import from_main_process
 
 STAGE_FILE = "stage.json"
 MANIFEST_FILE = "manifest.jsonl"
+# What a stage may keep when only settings have changed; see `StageDir.learned`.
+LEARNED_FOLDERS = ("confident", "training")
 
 
 class HasId(Protocol):
@@ -68,10 +70,14 @@ class StageDir:
     Args:
         path: The folder.
         fingerprint: Hash of everything that the results depend on.
+        learned: Hash of the input of what is learned. Folders of `LEARNED_FOLDERS` that were made
+            with the same one outlive a change of the fingerprint, and tell by fingerprints of
+            their own whether they still hold. Empty: nothing does.
     """
 
     path: Path
     fingerprint: str
+    learned: str = ""
 
     def file(self, kind: str, image_id: str, suffix: str) -> Path:
         """Name the result file of an image, such as ``scores/SUB/NAME.npz``."""
@@ -97,7 +103,8 @@ class StageDir:
         if self._holds_results():
             self._require_own_folder()
             console.info(f"{self.path.name}: settings or input changed, starting this stage over")
-            self._empty()
+            is_learned = bool(self.learned) and self.state().get("learned") == self.learned
+            self._empty(LEARNED_FOLDERS if is_learned else ())
         self._write_state("running")
         return False
 
@@ -112,14 +119,14 @@ class StageDir:
                 "Choose another folder with --out."
             )
 
-    def _empty(self) -> None:
-        """Remove everything but ``stage.json``, which says whose folder this is.
+    def _empty(self, kept: tuple[str, ...] = ()) -> None:
+        """Remove everything but ``stage.json``, which says whose folder this is, and what is kept.
 
         Killed half-way, the stage is found unfinished and the rest is removed the next time.
         """
-        self.invalidate()
+        StageDir(self.path, "outdated", self.learned if kept else "")._write_state("running")
         for entry in self.path.iterdir():
-            if entry.name == STAGE_FILE:
+            if entry.name in (STAGE_FILE, *kept):
                 continue
             try:
                 if entry.is_dir() and not entry.is_symlink():
@@ -164,10 +171,10 @@ class StageDir:
         return loaded if isinstance(loaded, dict) else {}
 
     def _write_state(self, progress: str, **more: Any) -> None:
-        write_json(
-            self.path / STAGE_FILE,
-            {"fingerprint": self.fingerprint, "progress": progress, "time": time.time(), **more},
-        )
+        state = {"fingerprint": self.fingerprint, "progress": progress, "time": time.time()}
+        if self.learned:
+            state["learned"] = self.learned
+        write_json(self.path / STAGE_FILE, state | more)
 
     def finish(self, **facts: Any) -> None:
         """Mark the stage complete.

@@ -43,6 +43,7 @@ from wsseg.refine.affinity_data import (
 from wsseg.refine.affinity_walk import propagated
 from wsseg.refine.protocol import FitInputs, RefineContext, check_image
 from wsseg.rundir import StageDir, fingerprint
+from wsseg.training.config import RESULT_NEUTRAL_FIELDS
 
 if TYPE_CHECKING:
     from wsseg.nets.affinity_net import AffinityNet as Network
@@ -52,8 +53,8 @@ if TYPE_CHECKING:
 __all__ = ["AffinityNet", "AffinityNetRefiner", "affinity_net", "make_backbone", "with_heads"]
 
 VERSION = 1
-# Settings that the trained network does not depend on, or that the training counts itself.
-_NOT_OF_THE_NETWORK = {"alpha_walk", "beta", "log2_steps", "links", "walk", "training"}
+# Settings that the trained network does not depend on.
+_OF_THE_WALK = {"alpha_walk", "beta", "log2_steps", "links", "walk"}
 
 
 class AffinityNetRefiner:
@@ -76,6 +77,18 @@ class AffinityNetRefiner:
         if config.init != "localizer":
             with_heads(make_backbone(config, None), config)
 
+    def training_settings(self, config: AffinityNet) -> dict[str, Any]:
+        """List what the network depends on; what only the walk uses is left out.
+
+        Args:
+            config: The settings.
+
+        Returns:
+            JSON-able.
+        """
+        neutral = dict.fromkeys(_OF_THE_WALK, True) | {"training": set(RESULT_NEUTRAL_FIELDS)}
+        return config.model_dump(mode="json", exclude=neutral)
+
     def fit(self, inputs: FitInputs, *, config: AffinityNet) -> dict[str, Any]:
         """Find the confident areas of the training images and train the network on them.
 
@@ -96,10 +109,10 @@ class AffinityNetRefiner:
         from wsseg.training.seeds import seed_everything
 
         rule = TwoAlphas(config.alpha_low, config.alpha_high, config.crf)
-        base = (VERSION, inputs.fingerprint, inputs.max_side_px)
+        scores = (VERSION, inputs.scores_fingerprint or inputs.fingerprint, inputs.max_side_px)
         stage = StageDir(
             inputs.folder / FOLDER,
-            fingerprint(*base, rule.alpha_low, rule.alpha_high, rule.crf.model_dump()),
+            fingerprint(*scores, rule.alpha_low, rule.alpha_high, rule.crf.model_dump()),
         )
         samples = make_confident(inputs, rule, stage)
         shares = confident_shares(samples, stage)
@@ -124,9 +137,7 @@ class AffinityNetRefiner:
             inputs.folder / "training",
             seed=inputs.seed,
             title="refine: train affinity_net",
-            fingerprint=fingerprint(
-                *base, config.model_dump(mode="json", exclude=_NOT_OF_THE_NETWORK)
-            ),
+            fingerprint=fingerprint(*scores, inputs.fingerprint, self.training_settings(config)),
         )
         return {
             "tuned_on_masks": False,

@@ -30,6 +30,7 @@ from wsseg.errors import RecipeError
 from wsseg.refine.background import with_constant_background
 from wsseg.refine.irn_config import STRIDE, Irn
 from wsseg.refine.protocol import FitInputs, RefineContext, check_image
+from wsseg.training.config import RESULT_NEUTRAL_FIELDS
 
 if TYPE_CHECKING:
     from wsseg.nets.irn_net import IrnNet
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 __all__ = ["Irn", "IrnRefiner", "irn"]
 
 Floats = npt.NDArray[np.float32]
+# Settings that the trained network does not depend on.
+_OF_THE_WALK = {
+    "walk_radius", "beta", "steps", "method", "background", "instances", "instance",
+}  # fmt: skip
 
 
 class IrnRefiner:
@@ -67,6 +72,18 @@ class IrnRefiner:
             from wsseg.refine.irn_training import new_net
 
             new_net(config, None)
+
+    def training_settings(self, config: Irn) -> dict[str, Any]:
+        """List what the network depends on; walk, background and instances are left out.
+
+        Args:
+            config: The settings.
+
+        Returns:
+            JSON-able.
+        """
+        neutral = dict.fromkeys(_OF_THE_WALK, True) | {"training": set(RESULT_NEUTRAL_FIELDS)}
+        return config.model_dump(mode="json", exclude=neutral)
 
     def fit(self, inputs: FitInputs, *, config: Irn) -> dict[str, Any]:
         """Learn boundaries and displacements from the train split's own maps.

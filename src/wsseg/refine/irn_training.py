@@ -130,7 +130,8 @@ def write_labels(inputs: FitInputs, config: Irn) -> StageDir:
     rule = config.model_dump(
         mode="json", include={"min_foreground", "max_background", "crf", "gt_prob", "pair_radius"}
     )
-    mark = fingerprint("irn labels", _LABELS_VERSION, inputs.fingerprint, rule)
+    scores = inputs.scores_fingerprint or inputs.fingerprint
+    mark = fingerprint("irn labels", _LABELS_VERSION, scores, rule)
     stage = StageDir(inputs.folder / LABELS_FOLDER, mark)
     if not stage.begin():
         stage.for_each(
@@ -327,7 +328,7 @@ def train(inputs: FitInputs, config: Irn, labels: StageDir) -> Learned:
         inputs.folder / TRAINING_FOLDER,
         seed=inputs.seed,
         title="irn: train",
-        fingerprint=fingerprint("irn", labels.fingerprint, learned_from),
+        fingerprint=fingerprint("irn", labels.fingerprint, inputs.fingerprint, learned_from),
     )
     weights = result.weights_path.relative_to(inputs.folder).as_posix()
     return Learned(result.module, data, weights)

@@ -80,8 +80,10 @@ class FitInputs:
         allow_masks: Whether ground-truth masks may tune something.
         max_side_px: Images are read with their longer side reduced to this; None as they are.
             Read them with `wsseg.data.working.read_working_image`, which is what scores fit.
-        fingerprint: Names the stage's settings and inputs; a training that is found under
-            another one starts anew.
+        fingerprint: Names what a training depends on: the scores and the settings, or those that
+            `FittedRefiner` calls training settings. A training that is found under another one
+            starts anew.
+        scores_fingerprint: Names the scores alone, for what is made of them before the training.
         localizer: Loads the run's trained localizer, in evaluation mode on the CPU; None where
             there is none. Networks that learn from its maps start from its weights.
     """
@@ -95,6 +97,7 @@ class FitInputs:
     allow_masks: bool = False
     max_side_px: int | None = None
     fingerprint: str = ""
+    scores_fingerprint: str = ""
     localizer: Callable[[], ClassMapNet] | None = None
 
     def __len__(self) -> int:
@@ -146,8 +149,17 @@ class Refiner(Protocol):
 class FittedRefiner(Protocol):
     """A refiner that looks at the whole data set first.
 
-    It may have a method ``check(dataset, *, config, allow_masks)`` that raises before the run
-    starts what `fit` would raise hours later.
+    It may have these methods:
+
+    * ``check(dataset, *, config, allow_masks)`` raises before the run starts what `fit` would
+      raise hours later;
+    * ``check_localizer(network, *, config)`` does so for the network of the run's localizer,
+      which is not trained yet;
+    * ``training_settings(config)`` returns, JSON-able, the settings that `fit` depends on. When
+      others change, the folders ``training`` and ``confident`` of the stage are kept, and
+      `FitInputs.fingerprint` stays the same. Such a refiner never looks at masks in `fit`, and
+      what it writes into these folders tells by a fingerprint of its own whether it still holds,
+      as `wsseg.training.loop.fit` and `wsseg.rundir.StageDir` do.
 
     Attributes:
         config_class: The class of its settings.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from wsseg import console, registry
@@ -18,7 +19,7 @@ from wsseg.data.working import read_working_image
 from wsseg.device import best_device
 from wsseg.processes import from_main_process
 from wsseg.refine.protocol import FitInputs, FittedRefiner, RefineContext
-from wsseg.rundir import StageDir
+from wsseg.rundir import StageDir, fingerprint
 
 if TYPE_CHECKING:
     from wsseg.nets.cam_head import ClassMapNet
@@ -49,11 +50,14 @@ def refine_step(
         DataError: When a refiner that looks at the whole data set cannot work with it.
         OutputError: When results cannot be written.
     """
-    if stage.begin():
+    # Asked once for all processes, as `begin` below is.
+    if from_main_process(lambda: stage.is_done):
         return
     started = time.perf_counter()
     name = config.name  # type: ignore[attr-defined]
     refiner = registry.load("refiners", name)
+    stage, marks = _marks(refiner, config, before, stage)
+    stage.begin()
     samples = before.usable(dataset.samples)
     device = best_device()
     state: dict[str, Any] = {}
@@ -67,8 +71,8 @@ def refine_step(
             device=device,
             allow_masks=context.allow_masks,
             max_side_px=context.max_side_px,
-            fingerprint=stage.fingerprint,
             localizer=localizer,
+            **marks,
         )
         state = refiner.fit(inputs, config=config)
         from_main_process(lambda: write_json(stage.path / STATE_FILE, state))
@@ -98,6 +102,19 @@ def refine_step(
     if cue is not None:
         cue.note_empty()
     stage.finish(seconds=time.perf_counter() - started, state=state)
+
+
+def _marks(
+    refiner: Any, config: MethodConfig, before: StageDir, stage: StageDir
+) -> tuple[StageDir, dict[str, str]]:
+    """Name what a training depends on, and let the stage keep it when nothing of that changes."""
+    scores = fingerprint("scores", VERSION, before.fingerprint)
+    training_settings = getattr(refiner, "training_settings", None)
+    if training_settings is None:
+        return stage, {"fingerprint": stage.fingerprint, "scores_fingerprint": scores}
+    training = fingerprint(scores, training_settings(config))
+    stage = replace(stage, learned=scores)
+    return stage, {"fingerprint": training, "scores_fingerprint": scores}
 
 
 def _open_cue(
