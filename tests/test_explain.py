@@ -61,9 +61,10 @@ def test_a_key_with_its_range_default_and_meaning() -> None:
     assert info.key == "localize.training.epochs"
     assert info.type == "integer (>= 1, <= 100000)"
     assert info.default == "20"
-    assert info.only_with == ""
+    assert info.only_with == "a localizer that trains a network"
     assert info.text() == (
-        "localize.training.epochs: integer (>= 1, <= 100000) = 20\n"
+        "localize.training.epochs: integer (>= 1, <= 100000) = 20"
+        "  [with a localizer that trains a network]\n"
         "    Passes over the training items."
     )
     assert info.as_dict()["description"] == "Passes over the training items."

@@ -23,8 +23,13 @@ class MethodConfig(Config):
     """Settings of one registered method; subclasses declare ``name: Literal["its_name"]``.
 
     Attributes:
-        writes_background: Whether the method, a refiner, makes the background row of its scores
-            anew. From such a step on the scores can be scored as masks.
+        writes_background: Whether the method, a refiner or localizer, makes the background row of
+            its scores. From such a step on the scores can be scored as masks.
     """
 
     writes_background: ClassVar[bool] = False
+
+    @property
+    def needs_localizer(self) -> bool:
+        """Whether the method works with the network that the run's localizer trains."""
+        return False

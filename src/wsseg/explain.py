@@ -7,6 +7,7 @@ of a group such as the pooling, that choice is named beside it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,7 @@ from wsseg.type_text import choice_name, config_classes, type_text, yaml_text
 
 GROUPS: dict[str, registry.Group] = {
     "localize": "localizers",
+    "localize.cue": "cues",
     "localize.regularisers": "regularisers",
     "refine.steps": "refiners",
     "refine.steps.background_cue.cue": "cues",
@@ -30,6 +32,9 @@ LISTS = ("localize.regularisers", "refine.steps")
 """Those of them that hold a list of methods, each addressed by its name."""
 
 REQUIRED = "required"
+
+TRAINED = "a localizer that trains a network"
+"""Stands for all localizers from tags, which share most of their keys."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,8 @@ def _merged(same: Sequence[KeyInfo]) -> KeyInfo:
     group = same[0].key.partition(".")[0]
     if group in GROUPS and choices == [f"{group}.name={name}" for name in _method_names(group)]:
         choices = []
+    if group == "localize" and len(choices) > 1 and choices == _trained_localizers():
+        choices = [TRAINED]
     return replace(same[0], only_with=" or ".join(choices))
 
 
@@ -223,6 +230,18 @@ def _inner(
         else:
             choice = choice_name(cls)
             yield cls, _Place(f"{key}.", f"{full_key}.{choice}.", f"{key}.name={choice}")
+
+
+def _trained_localizers() -> list[str]:
+    """List the choices of all localizers that share the settings of a network."""
+    from wsseg.localize.config import TagLocalizerConfig
+
+    found = []
+    for name in _method_names("localize"):
+        with contextlib.suppress(RecipeError):  # a broken one was named already
+            if issubclass(registry.config_class("localizers", name), TagLocalizerConfig):
+                found.append(f"localize.name={name}")
+    return found
 
 
 def _method_names(key: str) -> list[str]:

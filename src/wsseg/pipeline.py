@@ -9,8 +9,9 @@ import dataclasses
 import json
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from wsseg.rundir import RunDir, StageDir, fingerprint
 if TYPE_CHECKING:
     from wsseg.evaluate.stage import EvaluateInputs
     from wsseg.nets.cam_head import ClassMapNet
+    from wsseg.pseudo.masks import PseudoMaskConfig
 
 MACHINE_FILE = "machine.json"
 SETTINGS_FILE = "settings.json"
@@ -200,14 +202,15 @@ def plan(folder: RunDir, dataset: Dataset, recipe: Recipe, use_masks: bool) -> P
     labels = dataset.fingerprint(masks=False)
     tuning = dataset.fingerprint(masks=True) if use_masks else labels
     settings = localize_stage.fingerprint_settings(recipe.localize)
-    mark = fingerprint("localize", localize_stage.VERSION, shared, labels, settings)
+    drawn = tuning if localize_stage.takes_masks(recipe.localize) else labels
+    mark = fingerprint("localize", localize_stage.VERSION, shared, drawn, settings)
     localize = folder.stage("localize", mark)
     steps = []
     for number, step in enumerate(recipe.refine.steps, start=1):
         content = step.model_dump(mode="json")
         mark = fingerprint("refine", refine_stage.VERSION, mark, content, tuning)
         steps.append(folder.stage(f"refine/{number}_{content['name']}", mark))
-    content = recipe.pseudo.model_dump(mode="json")
+    content = pseudo_stage.fingerprint_settings(_pseudo_rule(recipe))
     mark = fingerprint("pseudo", pseudo_stage.VERSION, mark, content)
     pseudo = folder.stage("masks", mark)
     segmenter = recipe.segment.model_dump(mode="json") if recipe.segment else None
@@ -270,6 +273,7 @@ def _train_and_map(
     dataset: Dataset, recipe: Recipe, stages: Plan, context: RunContext, wanted: Sequence[str]
 ) -> None:
     """Do the stages that make something: maps, refined maps, masks, a segmenter, its masks."""
+    from wsseg.localize.direct import trained_part
     from wsseg.localize.stage import localize, train_localizer
     from wsseg.pseudo.stage import pseudo
     from wsseg.refine.stage import refine_step
@@ -278,9 +282,10 @@ def _train_and_map(
     if "localize" in wanted:
         localize(dataset, recipe.localize, stages.localize, context)
 
-    def localizer() -> ClassMapNet:
-        return train_localizer(dataset, recipe.localize, stages.localize, context)
-
+    trained = trained_part(recipe.localize)
+    localizer: Callable[[], ClassMapNet] | None = None
+    if trained is not None:
+        localizer = partial(train_localizer, dataset, trained, stages.localize, context)
     before = stages.localize
     if "refine" in wanted:
         from_main_process(lambda: _remove_other_steps(stages))
@@ -289,7 +294,7 @@ def _train_and_map(
             refine_step(dataset, step, before, stage, context, localizer)
         before = stage
     if "pseudo" in wanted:
-        from_main_process(lambda: pseudo(dataset, recipe.pseudo, before, stages.pseudo))
+        from_main_process(lambda: pseudo(dataset, _pseudo_rule(recipe), before, stages.pseudo))
     if "segment" not in wanted:
         return
     if recipe.segment is not None:
@@ -298,6 +303,14 @@ def _train_and_map(
     else:
         from_main_process(stages.segment.remove)
         from_main_process(stages.predict.remove)
+
+
+def _pseudo_rule(recipe: Recipe) -> PseudoMaskConfig:
+    """Say what pixels without evidence become, where the recipe leaves it to the localizer."""
+    if recipe.pseudo.no_evidence != "auto":
+        return recipe.pseudo
+    is_known = recipe.localize.writes_background
+    return recipe.pseudo.model_copy(update={"no_evidence": "ignore" if is_known else "background"})
 
 
 def _remove_other_steps(stages: Plan) -> None:
@@ -333,9 +346,12 @@ def _next_command(folder: RunDir, dataset: Dataset, recipe: Recipe, stages: Plan
 
 def _evaluate_inputs(recipe: Recipe, stages: Plan) -> EvaluateInputs:
     from wsseg.evaluate.stage import EvaluateInputs, RefinedStage
+    from wsseg.localize.direct import trained_part
 
     refined = []
-    has_background = tuned = False
+    tuned = False
+    has_background = recipe.localize.writes_background
+    trained = trained_part(recipe.localize)
     for step, stage in zip(recipe.refine.steps, stages.refine, strict=True):
         content = step.model_dump()
         state = stage.state().get("state", {})
@@ -351,7 +367,8 @@ def _evaluate_inputs(recipe: Recipe, stages: Plan) -> EvaluateInputs:
         refine=tuple(refined),
         pseudo=stages.pseudo,
         predictions=stages.predict if recipe.segment is not None else None,
-        tags=recipe.localize.inference.tags,
+        tags=None if trained is None else trained.inference.tags,
+        has_background=recipe.localize.writes_background,
         segmenter_tuned_on_masks=segmenter_tuned,
         boundary_width_frac=recipe.evaluate.boundary_width_frac
         if recipe.evaluate.boundary

@@ -13,6 +13,8 @@ from wsseg import registry
 from wsseg.context import RunContext
 from wsseg.cues.source import check_cue, configured_cue
 from wsseg.data.dataset import Dataset
+from wsseg.errors import RecipeError
+from wsseg.localize.direct import DirectLocalizerConfig, trained_part
 from wsseg.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -39,10 +41,19 @@ def preflight(
         MissingWeightsError: When pre-trained weights are not at hand or do not fit.
     """
     num_classes = dataset.classes.num_classes
+    trained = trained_part(recipe.localize)
+    if isinstance(recipe.localize, DirectLocalizerConfig):
+        _check_without_network(recipe, recipe.localize, wanted)
     if "localize" in wanted and not stages.localize.is_done:
-        from wsseg.localize.regularise.attach import make_localizer
+        if isinstance(recipe.localize, DirectLocalizerConfig):
+            recipe.localize.check(dataset, allow_masks=context.allow_masks)
+            cue = configured_cue(recipe.localize)
+            if cue is not None:
+                check_cue(cue, dataset)
+        if trained is not None:
+            from wsseg.localize.regularise.attach import make_localizer
 
-        make_localizer(recipe.localize, num_classes)
+            make_localizer(trained, num_classes)
     for step, stage in zip(recipe.refine.steps, stages.refine, strict=True):
         check = getattr(registry.load("refiners", step.model_dump()["name"]), "check", None)
         if "refine" in wanted and check is not None and not stage.is_done:
@@ -56,8 +67,48 @@ def preflight(
         check_validation(dataset, recipe.segment, context)
         make_segmenter = registry.load("segmenters", recipe.segment.model_dump()["name"])
         segmenter = make_segmenter(config=recipe.segment, num_classes=num_classes)
-        if starts_from_localizer(recipe.segment):
+        if trained is not None and starts_from_localizer(recipe.segment):
             from wsseg.localize.regularise.attach import make_localizer
 
-            bare = recipe.localize.model_copy(update={"weights": "none"})
+            bare = trained.model_copy(update={"weights": "none"})
             segmenter.start_from(make_localizer(bare, num_classes).backbone)
+
+
+def _check_without_network(
+    recipe: Recipe, config: DirectLocalizerConfig, wanted: Sequence[str]
+) -> None:
+    """Refuse what builds on a trained localizer, or on maps without background, where it is not so.
+
+    Raises:
+        RecipeError: Naming the step and what to do.
+    """
+    name = config.name
+    for step in recipe.refine.steps if "refine" in wanted else ():
+        where = f'refine.steps: "{step.model_dump()["name"]}"'
+        if step.writes_background:
+            raise RecipeError(
+                f'{where} makes the background row anew, but localizer "{name}" knows the '
+                "background already, and what it left open. Remove the step; dense_crf and pamr "
+                "work on such scores."
+            )
+        cue = configured_cue(step)
+        needs_it = step.needs_localizer or (cue is not None and cue.needs_localizer)
+        if needs_it and trained_part(config) is None:
+            raise RecipeError(
+                f'{where} works with the network that the localizer trains, but localizer "{name}" '
+                "trains none. Give the step a network of its own, or remove it."
+            )
+    own_cue = configured_cue(config)
+    if own_cue is not None and own_cue.needs_localizer:
+        raise RecipeError(
+            f'localize.cue needs the network that a localizer trains, but localizer "{name}" '
+            "trains none. Give the cue a network of its own (init=none and a backbone)."
+        )
+    from wsseg.segment.stage import starts_from_localizer
+
+    starts = recipe.segment is not None and starts_from_localizer(recipe.segment)
+    if starts and "segment" in wanted and trained_part(config) is None:
+        raise RecipeError(
+            f'segment.weights is localizer, but localizer "{name}" trains no network. Set '
+            "segment.weights to imagenet, none or the path of a file."
+        )

@@ -18,7 +18,7 @@ from wsseg import registry
 from wsseg.config import Config, MethodConfig
 from wsseg.errors import RecipeError, unknown_name
 from wsseg.explain import explain, suggest
-from wsseg.localize.config import TagLocalizerConfig
+from wsseg.localize.config import LocalizerConfig
 from wsseg.overrides import apply_override
 from wsseg.pseudo.masks import PseudoMaskConfig
 from wsseg.segment.config import SegmenterConfig
@@ -36,7 +36,9 @@ __all__ = [
     "validate",
 ]
 
-Supervision = Literal["I", "I+S", "I+SAM", "I+CLIP", "boxes", "points", "scribbles", "masks"]
+Supervision = Literal[
+    "I", "I+S", "I+SAM", "I+CLIP", "boxes", "points", "scribbles", "mixed", "masks"
+]
 
 
 def _localizer(value: Any) -> Any:
@@ -77,7 +79,7 @@ class Recipe(Config):
     supervision: Supervision = Field(
         "I",
         description="What the labels are and which outside knowledge enters: I = image tags, "
-        "S = saliency, SAM, CLIP.",
+        "S = saliency, SAM, CLIP; mixed = several kinds of label.",
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of everything random.")
     max_side_px: int | None = Field(
@@ -86,7 +88,7 @@ class Recipe(Config):
         description="Images with a longer side (pixels) are shrunk to it when read; masks come "
         "back at the original size. null: read as they are.",
     )
-    localize: Annotated[SerializeAsAny[TagLocalizerConfig], BeforeValidator(_localizer)] = Field(
+    localize: Annotated[SerializeAsAny[LocalizerConfig], BeforeValidator(_localizer)] = Field(
         description="The localizer: weak labels to scores."
     )
     refine: RefineConfig = Field(RefineConfig(), description="Scores to scores.")

@@ -41,11 +41,6 @@ class CueConfig(MethodConfig):
 
     is_stored: ClassVar[bool] = True
 
-    @property
-    def needs_localizer(self) -> bool:
-        """Whether the maps depend on the run's trained localizer."""
-        return False
-
 
 def _checked_settings(value: Any) -> Any:
     return None if value is None else registry.settings("cues", value)

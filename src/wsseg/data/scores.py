@@ -1,9 +1,16 @@
 """Scores: evidence per class and pixel, the one currency between label and mask.
 
 A localizer makes Scores from weak labels, refiners map Scores to Scores, and the pseudo-mask
-rule turns them into a mask. Only the classes present in the image have a row, so a file holds
-little more than nothing for most images: at a quarter of 500 x 375 pixels a set of 10 582 images
-with 1.5 classes on average stays below half a gigabyte.
+rule turns them into a mask.
+
+A pixel whose rows are all zero is unknown: nothing speaks for a class, and nothing for the
+background. Localizers from boxes, points and scribbles leave such pixels open, refiners may fill
+them, and pseudo masks ignore the rest (255). Maps of localizers from tags have no background row
+yet; a background rule gives every pixel one.
+
+Only the classes present in the image have a row, so a file holds little more than nothing for most
+images: at a quarter of 500 x 375 pixels a set of 10 582 images with 1.5 classes on average stays
+below half a gigabyte.
 """
 
 from __future__ import annotations
@@ -42,7 +49,8 @@ class Scores:
 
     Args:
         values: (K, h, w) float32 in [0, 1]; row 0 is the background (all zero as long as no
-            background rule has run), then one row per present class.
+            background rule has run), then one row per present class. A pixel without any
+            evidence, all rows zero, is unknown.
         class_ids: (K,) uint8; ``class_ids[0] == 0``, the rest unique ids of foreground classes.
         size: (H, W) of the upright image in pixels; h and w are usually smaller.
 
@@ -72,6 +80,17 @@ class Scores:
     def present(self) -> tuple[int, ...]:
         """Ids of the present foreground classes, in the order of the rows 1..K-1."""
         return tuple(int(class_id) for class_id in self.class_ids[1:])
+
+    @property
+    def unknown(self) -> npt.NDArray[np.bool_]:
+        """(h, w) bool, True where all rows are zero: nothing is known about the pixel.
+
+        Example:
+            >>> values = np.array([[[1.0, 0.0]], [[0.0, 0.0]]], np.float32)
+            >>> Scores(values, np.array([0, 7], np.uint8), (1, 2)).unknown.tolist()
+            [[False, True]]
+        """
+        return np.logical_not(self.values.any(axis=0))
 
     def resized(self) -> npt.NDArray[np.float32]:
         """Interpolate to the size of the image.

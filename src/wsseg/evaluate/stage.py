@@ -15,6 +15,7 @@ from wsseg import console
 from wsseg.atomic import write_json
 from wsseg.data.dataset import SPLITS, Dataset, Sample
 from wsseg.data.image_io import read_mask
+from wsseg.data.labels import IGNORE
 from wsseg.data.scores import load_scores
 from wsseg.errors import DataError
 from wsseg.evaluate.average_precision import classifier_entry
@@ -60,18 +61,21 @@ class EvaluateInputs:
         refine: The refine steps in order.
         pseudo: The pseudo masks.
         predictions: The segmenter's masks, or None when there is no segmenter.
-        tags: Which tags chose the classes of the maps.
+        tags: Which tags chose the classes of the maps; None where no network did.
         segmenter_tuned_on_masks: Whether masks chose the segmenter's checkpoint.
         boundary_width_frac: Width of the boundary band; None measures no boundary IoU.
+        has_background: Whether row 0 of the localizer's own scores means something, so that they
+            are scored as they are and not at every threshold.
     """
 
     localize: StageDir
     refine: tuple[RefinedStage, ...]
     pseudo: StageDir
     predictions: StageDir | None
-    tags: TagMode
+    tags: TagMode | None
     segmenter_tuned_on_masks: bool
     boundary_width_frac: float | None
+    has_background: bool = False
 
 
 def evaluate(
@@ -122,6 +126,34 @@ def _read_metrics(path: Path) -> dict[str, Any] | None:
 def _map_entries(
     dataset: Dataset, samples: Sequence[Sample], inputs: EvaluateInputs, split: str
 ) -> Iterator[dict[str, Any]]:
+    if inputs.has_background:
+        yield from _localized_entries(dataset, samples, inputs, split)
+    else:
+        yield from _swept_entries(dataset, samples, inputs, split)
+    for step in inputs.refine:
+        if step.has_background:
+            entry = _refined_entry(dataset, samples, inputs, step, split)
+            if entry is not None:
+                yield entry
+
+
+def _localized_entries(
+    dataset: Dataset, samples: Sequence[Sample], inputs: EvaluateInputs, split: str
+) -> Iterator[dict[str, Any]]:
+    """Score what the localizer says itself; what it leaves open counts as a miss."""
+
+    def read(sample: Sample, truth: np.ndarray) -> np.ndarray:
+        return _strongest(inputs.localize, sample, truth)
+
+    label = StageLabel("localize", "From the labels", split, tags=inputs.tags)
+    entry = _entry(dataset, inputs.localize.usable(samples), read, label, None)
+    if entry is not None:
+        yield entry
+
+
+def _swept_entries(
+    dataset: Dataset, samples: Sequence[Sample], inputs: EvaluateInputs, split: str
+) -> Iterator[dict[str, Any]]:
     chosen = next((step for step in inputs.refine if step.threshold is not None), None)
     extra = () if chosen is None or chosen.threshold is None else (chosen.threshold,)
     sweep = _sweep(dataset, samples, inputs.localize, extra)
@@ -139,11 +171,18 @@ def _map_entries(
             tuned_on_masks=chosen.tuned_on_masks,
         )
         yield sweep_entry(curve, dataset.classes, label, threshold=chosen.threshold)
-    for step in inputs.refine:
-        if step.has_background:
-            entry = _refined_entry(dataset, samples, inputs, step, split)
-            if entry is not None:
-                yield entry
+
+
+def _strongest(
+    folder: StageDir, sample: Sample, truth: np.ndarray, *, open_pixels: bool = True
+) -> np.ndarray:
+    """Read scores and take the strongest row; pixels without evidence are 255 where asked for."""
+    scores = load_scores(folder.file("scores", sample.id, ".npz"))
+    full = replace(scores, size=truth.shape).resized()
+    mask: np.ndarray = scores.class_ids[full.argmax(axis=0)]
+    if open_pixels:
+        mask[~full.any(axis=0)] = IGNORE
+    return mask
 
 
 def _sweep(
@@ -165,9 +204,7 @@ def _refined_entry(
     split: str,
 ) -> dict[str, Any] | None:
     def read(sample: Sample, truth: np.ndarray) -> np.ndarray:
-        scores = load_scores(step.folder.file("scores", sample.id, ".npz"))
-        full = replace(scores, size=truth.shape).resized()
-        return scores.class_ids[full.argmax(axis=0)]
+        return _strongest(step.folder, sample, truth, open_pixels=inputs.has_background)
 
     label = StageLabel(
         f"refine/{step.name}",

@@ -35,6 +35,7 @@ _SUPERVISION = {
     "boxes": "bounding boxes",
     "points": "points",
     "scribbles": "scribbles",
+    "mixed": "tags, boxes, points, scribbles and masks, as each image has them",
     "masks": "pixel masks painted by people",
 }
 

@@ -1,4 +1,8 @@
-"""The localize stage: train the localizer on the tagged images, then write Scores per image."""
+"""The localize stage: train the localizer on the tagged images, then write Scores per image.
+
+Direct localizers, which work from boxes, points and scribbles, train nothing; their part is in
+`wsseg.localize.direct_stage`.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,10 @@ from wsseg.data.scores import save_scores
 from wsseg.data.working import read_working_image
 from wsseg.device import best_device
 from wsseg.errors import DataError
-from wsseg.localize.config import TagLocalizerConfig
+from wsseg.localize.config import LocalizerConfig, TagLocalizerConfig
 from wsseg.localize.data import TagData
+from wsseg.localize.direct import DirectLocalizerConfig
+from wsseg.localize.direct_stage import localize_direct, note_left_out
 from wsseg.processes import from_main_process
 from wsseg.rundir import StageDir
 
@@ -26,16 +32,17 @@ if TYPE_CHECKING:
     from wsseg.nets.cam_head import ClassMapNet
 
 VERSION = 1
-_MAX_NAMES_SHOWN = 5
+_UNTAGGED = "tag them, or let the classifier tag them with --set localize.inference.tags=predicted"
 
 
 def localize(
-    dataset: Dataset, config: TagLocalizerConfig, stage: StageDir, context: RunContext
+    dataset: Dataset, config: LocalizerConfig, stage: StageDir, context: RunContext
 ) -> None:
     """Train the localizer and write ``scores/ID.npz`` for the images of every split.
 
     Only images of the ``train`` split with tags train. Images of the other splits get scores
-    too, so that they can be looked at and scored.
+    too, so that they can be looked at and scored. A direct localizer makes its scores from the
+    labels of each image instead.
 
     Args:
         dataset: The data set.
@@ -47,6 +54,13 @@ def localize(
         DataError: When the tags cannot train a classifier.
         OutputError: When results cannot be written.
     """
+    if isinstance(config, DirectLocalizerConfig):
+        part = config.network_part()
+        load = None if part is None else lambda: train_localizer(dataset, part, stage, context)
+        localize_direct(dataset, config, stage, context, load)
+        return
+    if not isinstance(config, TagLocalizerConfig):
+        raise TypeError(f"{type(config).__name__} is neither a tag nor a direct localizer's.")
     if stage.begin():
         return
     started = time.perf_counter()
@@ -55,7 +69,7 @@ def localize(
     device = best_device()
     net = prepare(train_localizer(dataset, config, stage, context), config.inference, device)
     samples = [s for s in dataset.samples if _has_class_ids(s, config)]
-    _note_left_out(dataset, samples)
+    note_left_out(dataset, samples, "tags", _UNTAGGED)
     stage.for_each(
         samples,
         lambda sample: _localize_one(sample, net, config, stage, context),
@@ -64,7 +78,7 @@ def localize(
     stage.finish(seconds=time.perf_counter() - started)
 
 
-def fingerprint_settings(config: TagLocalizerConfig) -> dict[str, Any]:
+def fingerprint_settings(config: LocalizerConfig) -> dict[str, Any]:
     """List the settings that results depend on, for the stage's fingerprint.
 
     Args:
@@ -74,23 +88,17 @@ def fingerprint_settings(config: TagLocalizerConfig) -> dict[str, Any]:
         JSON-able. Without regularisers they are not named, so that runs from before there were
         any are still recognised.
     """
-    return config.model_dump(mode="json", exclude=None if config.regularisers else {"regularisers"})
+    is_bare = isinstance(config, TagLocalizerConfig) and not config.regularisers
+    return config.model_dump(mode="json", exclude={"regularisers"} if is_bare else None)
+
+
+def takes_masks(config: LocalizerConfig) -> bool:
+    """Tell whether painted masks are labels for a localizer, where they may be used at all."""
+    return isinstance(config, DirectLocalizerConfig) and config.uses_masks
 
 
 def _has_class_ids(sample: Sample, config: TagLocalizerConfig) -> bool:
     return sample.labels.tags is not None or config.inference.tags == "predicted"
-
-
-def _note_left_out(dataset: Dataset, kept: list[Sample]) -> None:
-    known = {sample.id for sample in kept}
-    left_out = [sample.id for sample in dataset.samples if sample.id not in known]
-    if left_out:
-        more = ", ..." if len(left_out) > _MAX_NAMES_SHOWN else ""
-        console.warning(
-            f"{len(left_out)} images have no tags and get no maps "
-            f"({', '.join(left_out[:_MAX_NAMES_SHOWN])}{more}); tag them, or let the classifier "
-            "tag them with --set localize.inference.tags=predicted."
-        )
 
 
 def train_localizer(

@@ -4,10 +4,11 @@ In this order:
 
 1. an image that a person tagged as empty is background; classes outside the tags are dropped;
 2. at the size of the image, the row with the highest score wins (ties go to the background);
-3. pixels that are not sure become ignore (255): a small lead of the winner (``min_margin``), a
-   weak foreground winner (``min_confidence``), or a strongest class score inside
-   [``band_low``, ``band_high``], where a low and a high threshold disagree (the rule of PSA, Ahn
-   & Kwak, CVPR 2018, and IRN, Ahn, Cho & Kwak, CVPR 2019);
+3. pixels that are not sure become ignore (255): those that nothing speaks for, neither a class nor
+   the background (``no_evidence``), a small lead of the winner (``min_margin``), a weak foreground
+   winner (``min_confidence``), or a strongest class score inside [``band_low``, ``band_high``],
+   where a low and a high threshold disagree (the rule of PSA, Ahn & Kwak, CVPR 2018, and IRN, Ahn,
+   Cho & Kwak, CVPR 2019);
 4. clean-up: small components go, small holes are filled;
 5. a tagged class without any pixel gets its strongest region back, as ignore or as a seed
    (``keep_tagged``): a person said it is there, and training on "background" there would be
@@ -33,6 +34,12 @@ _MAX_SEED_FRAC = 0.25
 class PseudoMaskConfig(Config):
     """Settings of `pseudo_mask`; the defaults are a plain argmax."""
 
+    no_evidence: Literal["auto", "ignore", "background"] = Field(
+        "auto",
+        description="What pixels become whose scores are all zero. auto: ignored, except in a run "
+        "whose localizer makes maps of the classes alone (from tags), where no class means "
+        "background.",
+    )
     min_margin: float = Field(
         0.0,
         ge=0,
@@ -102,7 +109,8 @@ def pseudo_mask(
     """Turn the scores of one image into a label map.
 
     Args:
-        scores: Scores with a background row that a background rule has written.
+        scores: Scores with a background row that a background rule, or the localizer, has
+            written.
         config: The rule.
         tags: Class ids that a person gave, empty for an image without classes; None when the
             image is not tagged and every class of the scores may appear.
@@ -127,12 +135,16 @@ def pseudo_mask(
         for row, class_id in enumerate(scores.class_ids.tolist())
         if row == 0 or tags is None or class_id in tags
     ]
-    if len(kept) == 1:
+    if len(kept) == 1 < len(scores.class_ids) or tags == frozenset():
         return np.zeros(scores.size, dtype=np.uint8)
-    values = scores.resized()[kept]
-    class_ids = scores.class_ids[kept]
+    full = scores.resized()
+    values, class_ids = full[kept], scores.class_ids[kept]
     mask = class_ids[values.argmax(axis=0)]
-    mask[_unsure(values, mask, config)] = IGNORE
+    if len(kept) > 1:
+        mask[_unsure(values, mask, config)] = IGNORE
+    if config.no_evidence != "background":
+        # All rows count: a class that the tags rule out speaks against "nobody knows".
+        mask[~full.any(axis=0)] = IGNORE
     min_area_px = max(config.min_area_px, math.ceil(config.min_area_frac * mask.size))
     if min_area_px > 1:
         replacement = BACKGROUND if config.removed_to == "background" else IGNORE

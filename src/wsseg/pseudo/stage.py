@@ -48,6 +48,20 @@ def pseudo(dataset: Dataset, config: PseudoMaskConfig, before: StageDir, stage: 
     stage.finish(seconds=time.perf_counter() - started)
 
 
+def fingerprint_settings(config: PseudoMaskConfig) -> dict[str, Any]:
+    """List the settings that masks depend on, for the stage's fingerprint.
+
+    Args:
+        config: The rule, with `no_evidence` resolved.
+
+    Returns:
+        JSON-able. Settings that came later are not named where they change nothing, so that older
+        runs are still recognised.
+    """
+    is_old = config.no_evidence == "background"
+    return config.model_dump(mode="json", exclude={"no_evidence"} if is_old else None)
+
+
 def _write_doubt(stage: StageDir) -> None:
     """Doubt compares an image with all others, so it is computed when all are there."""
     import json

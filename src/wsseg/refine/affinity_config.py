@@ -107,6 +107,11 @@ class AffinityNet(MethodConfig):
         AugmentConfig(scale=None), description="Random changes of image and maps while training."
     )
 
+    @property
+    def needs_localizer(self) -> bool:
+        """Whether the network is that of the run's trained localizer."""
+        return self.init == "localizer"
+
     @model_validator(mode="after")
     def _check_network(self) -> Self:
         if self.init == "localizer" and self.backbone is not None:

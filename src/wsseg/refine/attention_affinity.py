@@ -112,6 +112,11 @@ class AttentionAffinity(MethodConfig):
         16, description="Pixels per patch cell of `backbone`."
     )
 
+    @property
+    def needs_localizer(self) -> bool:
+        """Whether the network is that of the run's trained localizer."""
+        return self.backbone is None
+
     @model_validator(mode="after")
     def _check_weights(self) -> Self:
         if (self.backbone is None) != (self.weights is None):

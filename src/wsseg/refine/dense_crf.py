@@ -86,7 +86,8 @@ def dense_crf(
     Args:
         image: (H, W, 3) uint8 RGB; not changed.
         scores: Scores of that image, with a background row; they are interpolated to the size
-            of the image and need not sum to one. Not changed.
+            of the image and need not sum to one. Pixels without any evidence follow their
+            neighbours. Not changed.
         config: Kernels, iterations and pruning.
         context: ``context.cache`` keeps the lattices for further CRFs on the image;
             ``context.device`` other than the CPU runs the torch form.
@@ -129,7 +130,10 @@ def _energies(scores: Scores, config: DenseCrf) -> np.ndarray:
     values = scores.resized()
     if config.gt_prob is None:
         return unary_from_scores(values)
-    return unary_from_labels(values.argmax(axis=0), len(values), config.gt_prob)
+    unary = unary_from_labels(values.argmax(axis=0), len(values), config.gt_prob)
+    # Where nothing is known all labels cost the same, and the neighbours decide.
+    unary[:, ~values.any(axis=0)] = 0.0
+    return unary
 
 
 def _on_cpu(

@@ -136,6 +136,11 @@ class Irn(MethodConfig):
         InstancesConfig(), description="How instances are told apart, where `instances` is true."
     )
 
+    @property
+    def needs_localizer(self) -> bool:
+        """Whether the network is that of the run's trained localizer."""
+        return self.init == "localizer"
+
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
         if self.init == "none":

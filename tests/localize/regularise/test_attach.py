@@ -288,7 +288,7 @@ def test_every_method_is_described_with_its_settings() -> None:
         assert explain(f"localize.regularisers.{name}")
     (info,) = explain("localize.regularisers.seam.hard_fraction")
     assert info.type == "number (> 0, <= 1)"
-    assert info.only_with == ""
+    assert info.only_with == "a localizer that trains a network"
     assert explain("localize.regularisers")[0].type.startswith("list of settings by name: ")
     assert explain("localize.regularisers")[0].default == "[]"
 
