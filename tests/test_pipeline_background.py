@@ -46,9 +46,18 @@ def test_without_a_background_rule_no_step_is_scored(make_dataset, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["background_constant", "background_cue", "background_power", "threshold"]
+    "name",
+    [
+        "affinity_net",
+        "background_constant",
+        "background_cue",
+        "background_power",
+        "irn",
+        "random_walker",
+        "threshold",
+    ],
 )
-def test_the_background_rules_say_that_they_are_some(name):
+def test_steps_that_make_the_background_row_say_so(name):
     assert registry.config_class("refiners", name).writes_background
 
 

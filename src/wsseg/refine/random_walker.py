@@ -28,7 +28,7 @@ The first time an image needs one of these rules, a line in the log says so.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,8 @@ from wsseg.refine.protocol import RefineContext, check_image
 
 class RandomWalker(MethodConfig):
     """Settings of `random_walker`."""
+
+    writes_background: ClassVar[bool] = True
 
     name: Literal["random_walker"] = Field(
         "random_walker", description="Which refiner: random walks to confident pixels."
