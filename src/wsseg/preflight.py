@@ -15,6 +15,7 @@ from wsseg.cues.source import check_cue, configured_cue
 from wsseg.data.dataset import Dataset
 from wsseg.errors import RecipeError
 from wsseg.localize.direct import DirectLocalizerConfig, trained_part
+from wsseg.localize.rounds import check_rounds
 from wsseg.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def preflight(
         MissingWeightsError: When pre-trained weights are not at hand or do not fit.
     """
     num_classes = dataset.classes.num_classes
+    if "localize" in wanted and not stages.localize.is_done:
+        check_rounds(recipe.localize, dataset)
     trained = trained_part(recipe.localize)
     if isinstance(recipe.localize, DirectLocalizerConfig):
         _check_without_network(recipe, recipe.localize, wanted)
@@ -51,9 +54,11 @@ def preflight(
             if cue is not None:
                 check_cue(cue, dataset)
         if trained is not None:
+            from wsseg.localize.cue_maps import check_learned_cue
             from wsseg.localize.regularise.attach import make_localizer
 
             make_localizer(trained, num_classes)
+            check_learned_cue(trained, dataset)
     for step, stage in zip(recipe.refine.steps, stages.refine, strict=True):
         check = getattr(registry.load("refiners", step.model_dump()["name"]), "check", None)
         if "refine" in wanted and check is not None and not stage.is_done:

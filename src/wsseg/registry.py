@@ -32,6 +32,7 @@ TABLES: dict[str, dict[str, str]] = {
         "acfn": "wsseg.localize.tags.acfn:acfn",
         "acol": "wsseg.localize.tags.acol:acol",
         "cam": "wsseg.localize.tags.cam:cam",
+        "eps": "wsseg.localize.tags.eps:eps",
         "filled_boxes": "wsseg.localize.boxes.fill:filled_boxes",
         "inner_boxes": "wsseg.localize.boxes.fill:inner_boxes",
         "mdc": "wsseg.localize.tags.mdc:mdc",

@@ -130,7 +130,7 @@ def train_localizer(
     set_class_weights = getattr(net, "set_class_weights", None)
     if config.class_weights and set_class_weights is not None:
         set_class_weights(data.tags)
-    data.aligned = _aligned_maps(net, samples, dataset, stage, context)
+    data.aligned = _aligned_maps(net, samples, dataset, config, stage, context)
     result = fit(
         net,
         data,
@@ -148,15 +148,17 @@ def _aligned_maps(
     net: ClassMapNet,
     samples: list[Sample],
     dataset: Dataset,
+    config: TagLocalizerConfig,
     stage: StageDir,
     context: RunContext,
 ) -> dict[str, AlignedMap]:
     """Make the maps that the training needs beside the images; none where it is done already."""
     from wsseg.cues.protocol import CueInputs
     from wsseg.localize.aligned import aligned_maps
-    from wsseg.training.folder import TrainingFolder
+    from wsseg.training.loop import is_trained
 
-    if TrainingFolder(stage.path / "training", stage.fingerprint).read_done() is not None:
+    folder = stage.path / "training"
+    if is_trained(config.training, folder, seed=context.seed, fingerprint=stage.fingerprint):
         return {}
     inputs = CueInputs(
         dataset=dataset,
