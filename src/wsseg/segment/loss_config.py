@@ -12,7 +12,19 @@ from pydantic import (
 )
 
 from wsseg.config import Config
+from wsseg.cues.protocol import CueField
 from wsseg.segment.noise_config import Bootstrap, Underfit
+from wsseg.segment.term_config import (
+    DenseCrfLossConfig,
+    GatedCrfConfig,
+    NormalisedCutConfig,
+    TreeEnergyConfig,
+)
+
+TERMS = ("constrain", "gated_crf", "dense_crf", "tree_energy", "normalised_cut")
+"""Fields of `AddedTermsConfig`, one for each term that can be added."""
+
+Rate = Annotated[float, Field(gt=0, le=1)]
 
 
 class ConstrainConfig(Config):
@@ -44,10 +56,67 @@ class ConstrainConfig(Config):
     bilateral_compat: float = Field(10.0, ge=0, description="Weight of the appearance kernel.")
 
 
-class LossConfig(Config):
-    """Cross-entropy on the pseudo masks, and what can be added to it."""
+class AddedTermsConfig(Config):
+    """What can be added to a loss, in any number; 255 in the mask means unlabelled to all of it.
+
+    Attributes:
+        needs_tags: Whether the loss looks at the classes of the image.
+        needs_boxes: Whether it looks at its boxes.
+    """
 
     needs_tags: ClassVar[bool] = False
+    needs_boxes: ClassVar[bool] = False
+
+    # Redefined by every loss; here so that it comes first wherever settings are shown.
+    name: str = Field(description="Which loss.")
+    constrain: ConstrainConfig | None = Field(
+        None,
+        description="Added term that lets predictions end at edges of the image: they must agree "
+        "with their own dense CRF, as in SEC; null: none.",
+    )
+    gated_crf: GatedCrfConfig | None = Field(
+        None,
+        description="Added term on neighbours within a window: those that look alike should have "
+        "the same class; null: none.",
+    )
+    dense_crf: DenseCrfLossConfig | None = Field(
+        None,
+        description="Added term on all pairs of pixels: those that look alike and are near should "
+        "have the same class; null: none.",
+    )
+    tree_energy: TreeEnergyConfig | None = Field(
+        None,
+        description="Added term on unlabelled pixels: they should agree with what a spanning tree "
+        "of the image brings them; null: none.",
+    )
+    normalised_cut: NormalisedCutConfig | None = Field(
+        None,
+        description="Added term on all pairs of pixels: as dense_crf, but as a share of what each "
+        "class has; null: none.",
+    )
+
+    @property
+    def needs_valid(self) -> bool:
+        """Whether the loss must know what is padding."""
+        return any(getattr(self, name) is not None for name in TERMS)
+
+    @property
+    def needs_guide(self) -> bool:
+        """Whether the loss looks at the image without random changes of colour."""
+        return self.tree_energy is not None
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave an unset term out, so that runs from before there was any are recognised."""
+        content: dict[str, Any] = handler(self)
+        for name in (*TERMS, "bootstrap", "underfit"):
+            if getattr(self, name, None) is None:
+                content.pop(name, None)
+        return content
+
+
+class LossConfig(AddedTermsConfig):
+    """Cross-entropy on the pseudo masks, and what can be added to it."""
 
     name: Literal["cross_entropy"] = Field(
         "cross_entropy", description="cross_entropy: pixel cross-entropy, 255 ignored."
@@ -63,11 +132,6 @@ class LossConfig(Config):
     dice: float = Field(
         0.0, ge=0, le=100, description="Weight of an added soft Dice loss; 0: none."
     )
-    constrain: ConstrainConfig | None = Field(
-        None,
-        description="Added term that lets predictions end at edges of the image: they must agree "
-        "with their own dense CRF, as in SEC; null: none.",
-    )
     bootstrap: Bootstrap | None = Field(
         None,
         description="Mix the target with the network's own prediction (masks with errors); "
@@ -79,20 +143,73 @@ class LossConfig(Config):
         "errors); null: not.",
     )
 
-    @model_serializer(mode="wrap")
-    def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave an unset term out, so that runs from before there was any are recognised."""
-        content: dict[str, Any] = handler(self)
-        for name in ("constrain", "bootstrap", "underfit"):
-            if getattr(self, name) is None:
-                content.pop(name, None)
-        return content
+
+class FillingRateLoss(AddedTermsConfig):
+    """Cross-entropy on the surest part of each box and on what is in no box (BCM's FR-loss)."""
+
+    needs_boxes: ClassVar[bool] = True
+
+    name: Literal["filling_rate"] = Field(
+        "filling_rate",
+        description="filling_rate: the surest part of each box is its object, the rest of the box "
+        "is ignored, all else is background. Images without boxes keep their pseudo masks.",
+    )
+    rates: Rate | tuple[Rate, ...] | None = Field(
+        None,
+        description="Part of its box that an object fills: one number, or one per class in the "
+        "order of the class list; null: measured in the pseudo masks, per class.",
+    )
+
+    @property
+    def needs_valid(self) -> bool:
+        """Whether the loss must know what is padding."""
+        return True
+
+
+class PointLoss(AddedTermsConfig):
+    """What's the point: labelled pixels, classes of the image, objectness."""
+
+    needs_tags: ClassVar[bool] = True
+
+    name: Literal["whats_the_point"] = Field(
+        "whats_the_point",
+        description="whats_the_point: labelled pixels, classes of the image, objectness.",
+    )
+    point_weight: float = Field(
+        1.0, ge=0, le=100, description="Weight of the cross-entropy at labelled pixels."
+    )
+    image_weight: float = Field(
+        1.0,
+        ge=0,
+        le=100,
+        description="Weight of the term on the classes of the image: at the most probable pixel of "
+        "each, it must be there or not; 0: none.",
+    )
+    background_tag: bool = Field(
+        True, description="Every image shows some background, for the term on classes."
+    )
+    objectness_weight: float = Field(
+        1.0, ge=0, le=100, description="Weight of the objectness term; 0: none."
+    )
+    cue: CueField = Field(
+        None,
+        description="Where objects are likely, by its `name`: maps from a folder, weight-free "
+        "saliency, distance from normal images, or a network. null: no objectness term.",
+    )
+
+    @property
+    def needs_valid(self) -> bool:
+        """Whether the loss must know what is padding."""
+        return True
 
 
 class SecLoss(Config):
     """Seed, expand and constrain: the pseudo masks are seeds, 255 is unknown."""
 
     needs_tags: ClassVar[bool] = True
+    needs_boxes: ClassVar[bool] = False
+    needs_valid: ClassVar[bool] = True
+    needs_guide: ClassVar[bool] = False
 
     name: Literal["sec"] = Field("sec", description="sec: seed, expand, constrain to boundary.")
     seed_weight: float = Field(
@@ -121,6 +238,9 @@ class DsrgLoss(Config):
     """Deep seeded region growing: the pseudo masks are seeds, which grow during training."""
 
     needs_tags: ClassVar[bool] = True
+    needs_boxes: ClassVar[bool] = False
+    needs_valid: ClassVar[bool] = True
+    needs_guide: ClassVar[bool] = False
 
     name: Literal["dsrg"] = Field("dsrg", description="dsrg: seeds that grow, constrained.")
     seed_weight: float = Field(
@@ -159,5 +279,7 @@ def _named(value: Any) -> Any:
 
 
 SegmenterLoss = Annotated[
-    LossConfig | SecLoss | DsrgLoss, Field(discriminator="name"), BeforeValidator(_named)
+    LossConfig | SecLoss | DsrgLoss | FillingRateLoss | PointLoss,
+    Field(discriminator="name"),
+    BeforeValidator(_named),
 ]

@@ -8,8 +8,15 @@ from torch import Tensor, nn
 from wsseg.errors import DataError, RecipeError
 from wsseg.nets.backbones import Backbone
 from wsseg.segment.config import Smp
-from wsseg.segment.loss_config import DsrgLoss, LossConfig, SecLoss
-from wsseg.segment.losses.constrain import constrain
+from wsseg.segment.loss_config import (
+    AddedTermsConfig,
+    DsrgLoss,
+    FillingRateLoss,
+    LossConfig,
+    PointLoss,
+    SecLoss,
+)
+from wsseg.segment.losses.added import AddedTerms, FeatureMap
 from wsseg.segment.losses.cross_entropy import (
     balanced_cross_entropy,
     cross_entropy,
@@ -17,8 +24,12 @@ from wsseg.segment.losses.cross_entropy import (
 )
 from wsseg.segment.losses.dice import dice
 from wsseg.segment.losses.dsrg import dsrg
+from wsseg.segment.losses.filling_rate import filling_targets
 from wsseg.segment.losses.noisy import PixelRule
 from wsseg.segment.losses.sec import sec
+from wsseg.segment.losses.whats_the_point import whats_the_point
+
+AnyLoss = LossConfig | SecLoss | DsrgLoss | FillingRateLoss | PointLoss
 
 
 class SegmenterTask(nn.Module):
@@ -34,19 +45,33 @@ class SegmenterTask(nn.Module):
         net: The network.
         class_weights: (C + 1,) float32 weights of the classes in the loss, all 1 until
             :meth:`set_pixel_counts` is called.
+        filling_rates: (C + 1,) float32 parts of boxes that objects fill, entry 0 being 1; see
+            :meth:`set_filling_rates`.
+        terms: What is added to the loss; None where nothing can be.
+        progress: Fraction of the training that is over, in [0, 1]; 1 outside of a training, so
+            that all terms are on.
+
+    Raises:
+        RecipeError: When a term of the loss does not fit the network.
     """
 
     class_weights: Tensor
+    filling_rates: Tensor
 
-    def __init__(
-        self, net: nn.Module, loss_config: LossConfig | SecLoss | DsrgLoss, num_classes: int
-    ) -> None:
+    def __init__(self, net: nn.Module, loss_config: AnyLoss, num_classes: int) -> None:
         super().__init__()
         self.net = net
         self.loss_config = loss_config
         self.num_classes = num_classes
         # Not part of the checkpoint: it belongs to the training data, not to the model.
         self.register_buffer("class_weights", torch.ones(num_classes + 1), persistent=False)
+        self.register_buffer("filling_rates", torch.ones(num_classes + 1), persistent=False)
+        self.progress = 1.0
+        self.terms: AddedTerms | None = None
+        if isinstance(loss_config, AddedTermsConfig):
+            self.terms = AddedTerms(loss_config, net)
+        if isinstance(loss_config, FillingRateLoss) and loss_config.rates is not None:
+            self.set_filling_rates(_given_rates(loss_config.rates, num_classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits (N, C + 1, H, W) of normalised images (N, in_channels, H, W)."""
@@ -76,6 +101,37 @@ class SegmenterTask(nn.Module):
         weights = inverse_sqrt_weights(pixel_counts)
         self.class_weights.copy_(weights.to(self.class_weights.device))
 
+    @property
+    def needs_filling_rates(self) -> bool:
+        """Whether :meth:`set_filling_rates` has to be called before training."""
+        return isinstance(self.loss_config, FillingRateLoss) and self.loss_config.rates is None
+
+    def set_filling_rates(self, rates: Tensor) -> None:
+        """Say which part of their boxes objects fill.
+
+        Args:
+            rates: (C + 1,) in [0, 1], entry 0 being 1.
+        """
+        self.filling_rates.copy_(rates.to(self.filling_rates))
+
+    def on_progress(self, fraction: float) -> None:
+        """Learn which fraction of the training is over; the training loop calls it."""
+        self.progress = fraction
+
+    def outputs(self, batch: dict[str, Tensor]) -> tuple[Tensor, FeatureMap | None]:
+        """Run the network on a batch.
+
+        Args:
+            batch: ``image`` (N, in_channels, H, W) float, and what else the network looks at.
+
+        Returns:
+            Logits (N, C + 1, H, W), and features where a term of the loss looks at them.
+        """
+        if self.terms is None or not self.terms.needs_features:
+            return self(batch["image"]), None
+        logits, features = self.net.with_features(batch["image"])  # type: ignore[operator]
+        return logits, features
+
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Compute the loss of a batch.
 
@@ -83,7 +139,9 @@ class SegmenterTask(nn.Module):
             batch: ``image`` (N, in_channels, H, W) float, ``mask`` (N, H, W) integer with 255
                 ignored; for cross-entropy ``weight`` (N, H, W) float >= 0 where pixels count
                 differently; for losses that look at them ``valid`` (N, H, W) bool, False at
-                padding, and ``tags`` (N, C) integer, see `wsseg.segment.losses.sec.sec`.
+                padding, ``tags`` (N, C) integer, see `wsseg.segment.losses.sec.sec`, ``boxes`` and
+                ``has_boxes``, see `wsseg.segment.losses.filling_rate.filling_targets`, ``cue``
+                (N, H, W) float, and ``guide``, the image without random changes of colour.
 
         Returns:
             ``loss``, and its parts where there are several.
@@ -91,25 +149,40 @@ class SegmenterTask(nn.Module):
         Raises:
             RecipeError: When a kernel of the loss's CRF is too narrow to be computed.
         """
-        logits = self(batch["image"])
+        logits, features = self.outputs(batch)
         config = self.loss_config
         if isinstance(config, SecLoss):
             return sec(logits, batch, config)
         if isinstance(config, DsrgLoss):
             return dsrg(logits, batch, config)
-        rule = PixelRule(config.bootstrap, config.underfit, batch.get("weight"))
-        pixels = self._cross_entropy(logits, batch["mask"], config, rule)
-        parts = {"cross_entropy": pixels}
-        total = pixels
-        if config.dice > 0:
-            parts["dice"] = dice(logits, batch["mask"])
-            total = total + config.dice * parts["dice"]
-        if config.constrain is not None and config.constrain.weight > 0:
-            parts["constrain"] = constrain(logits, batch, config.constrain)
-            total = total + config.constrain.weight * parts["constrain"]
+        parts = self._main_parts(logits, batch)
+        total = parts.pop("loss")
+        if self.terms is not None:
+            added = self.terms(logits, batch, features, self.progress)
+            for name, (weight, value) in added.items():
+                parts[name] = value
+                total = total + weight * value
         if len(parts) == 1:
             return {"loss": total}
         return {"loss": total, **{name: part.detach() for name, part in parts.items()}}
+
+    def _main_parts(self, logits: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the loss without added terms, and its parts."""
+        config = self.loss_config
+        if isinstance(config, PointLoss):
+            return whats_the_point(logits, batch, config)
+        if isinstance(config, FillingRateLoss):
+            pixels = cross_entropy(logits, filling_targets(logits, batch, self.filling_rates))
+            return {"loss": pixels, "cross_entropy": pixels}
+        if not isinstance(config, LossConfig):
+            raise TypeError(f"{type(config).__name__} is not a loss of the segmenter.")
+        rule = PixelRule(config.bootstrap, config.underfit, batch.get("weight"))
+        pixels = self._cross_entropy(logits, batch["mask"], config, rule)
+        parts = {"loss": pixels, "cross_entropy": pixels}
+        if config.dice > 0:
+            parts["dice"] = dice(logits, batch["mask"])
+            parts["loss"] = pixels + config.dice * parts["dice"]
+        return parts
 
     def _cross_entropy(
         self, logits: Tensor, mask: Tensor, config: LossConfig, rule: PixelRule
@@ -145,7 +218,19 @@ class SegmenterTask(nn.Module):
     def head_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the layers that no pre-training has seen."""
         head = getattr(self.net, "head_parameters", None)
-        return list(head()) if head is not None else []
+        own = [] if self.terms is None else list(self.terms.parameters())
+        return [*(head() if head is not None else ()), *own]
+
+
+def _given_rates(rates: float | tuple[float, ...], num_classes: int) -> Tensor:
+    """Write filling rates as (C + 1,)."""
+    given = (rates,) * num_classes if isinstance(rates, float) else rates
+    if len(given) != num_classes:
+        raise RecipeError(
+            f"segment.loss.rates has {len(given)} numbers, but there are {num_classes} classes. "
+            "Give one per class, in the order of the class list, or a single number."
+        )
+    return torch.tensor((1.0, *given))
 
 
 def smp(*, config: Smp = Smp(), num_classes: int) -> SegmenterTask:

@@ -28,7 +28,8 @@ class Updater:
 
     Args:
         accelerator: Device, precision and connection to the other processes.
-        module: The network, on the device.
+        module: The network, on the device. Where it has ``on_progress(fraction)``, it is told
+            before every update which fraction of the training is over, in [0, 1).
         optimizer: The optimiser of its weights, from `build_optimizer`.
         config: Schedule and clipping.
         total_steps: Updates in the whole training.
@@ -52,6 +53,7 @@ class Updater:
         self._forward, self._optimizer = accelerator.prepare(LossModule(module), optimizer)
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._skipped_in_a_row = 0
+        self._on_progress = getattr(module, "on_progress", None)
 
     def lr(self, step: int) -> float:
         """Tell the backbone's learning rate at an update, numbered from 0."""
@@ -84,6 +86,8 @@ class Updater:
                 were before.
         """
         set_lr(self._plain_optimizer, lr_factor(step, self._total_steps, self._config))
+        if self._on_progress is not None:
+            self._on_progress(step / self._total_steps)
         values, mean_note = self._backward(batches, num_batches, step, note)
         where = (epoch, step)
         self._check_finite("loss", values["loss"], values, where)

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from wsseg.data.colour import GREY_MEAN, GREY_STD, IMAGENET_MEAN, IMAGENET_STD
 
 # Added to each probability before they are made to sum to one again (the code of SEC).
 MIN_PROBABILITY = 1e-4
+# Area, in pixels, that is taken for none.
+_ROUNDING = 1e-4
 
 
 class Grid(NamedTuple):
@@ -60,6 +64,39 @@ def to_grid(logits: Tensor, batch: dict[str, Tensor], grid_px: int) -> Grid:
         picture = down @ (batch["image"].float() * shown) @ across.T / share
     centres = at_centres(valid, grid_px)
     return Grid(coarse, _as_bytes(picture), centres)
+
+
+def covered(valid: Tensor | None, grid: Grid, grid_px: int) -> Tensor:
+    """Say which cells show the image alone, without any padding.
+
+    Args:
+        valid: (N, H, W) bool, False at padding; None: there is none.
+        grid: The batch on the grid.
+        grid_px: Cells along the longer side.
+
+    Returns:
+        (N, h, w) bool.
+    """
+    if valid is None:
+        return torch.ones_like(grid.valid)
+    height, width = valid.shape[-2:]
+    rows, columns = grid_size(height, width, grid_px)
+    down = area_weights(height, rows).to(valid.device)
+    across = area_weights(width, columns).to(valid.device)
+    with torch.autocast(valid.device.type, enabled=False):
+        padding: Tensor = down @ (~valid).float() @ across.T
+    return padding < _ROUNDING
+
+
+def rectangle(valid: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Find the rectangle that the True cells of (h, w) bool fill; there must be one.
+
+    Example:
+        >>> rectangle(np.array([[False, False], [False, True]]))
+        (slice(1, 2, None), slice(1, 2, None))
+    """
+    rows, columns = np.flatnonzero(valid.any(axis=1)), np.flatnonzero(valid.any(axis=0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def grid_size(height: int, width: int, grid_px: int) -> tuple[int, int]:
