@@ -37,6 +37,7 @@ TABLES: dict[str, dict[str, str]] = {
         "inner_boxes": "wsseg.localize.boxes.fill:inner_boxes",
         "mdc": "wsseg.localize.tags.mdc:mdc",
         "recam": "wsseg.localize.tags.recam:recam",
+        "toco": "wsseg.localize.tags.toco:toco",
     },
     "refiners": {
         "affinity_net": "wsseg.refine.affinity_net:affinity_net",
