@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from wsseg.config import Config, MethodConfig
 from wsseg.data.transforms import AugmentConfig
 from wsseg.nets.architectures import Architecture
 from wsseg.segment.loss_config import LossConfig, SegmenterLoss
+from wsseg.segment.rounds_config import RoundsConfig
 from wsseg.training.config import TrainingConfig
 
 
@@ -103,6 +109,26 @@ class SegmenterConfig(MethodConfig):
         0.1, gt=0, lt=1, description="Part of the pseudo masks held out for validation."
     )
     inference: PredictConfig = Field(PredictConfig(), description="How masks are predicted.")
+    rounds: RoundsConfig = Field(
+        RoundsConfig(), description="Self-training: more trainings, on cleaned predictions."
+    )
+
+    @model_validator(mode="after")
+    def _loss_takes_weights(self) -> Self:
+        if self.rounds.uncertainty is not None and self.loss.name != "cross_entropy":
+            raise ValueError(
+                f"rounds.uncertainty weighs the pixels of the loss cross_entropy, but loss is "
+                f"{self.loss.name}; set loss.name=cross_entropy, or rounds.uncertainty=null"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave self-training out where there is none, so that older runs are recognised."""
+        content: dict[str, Any] = handler(self)
+        if self.rounds == RoundsConfig():
+            content.pop("rounds", None)
+        return content
 
 
 class Smp(SegmenterConfig):

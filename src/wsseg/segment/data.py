@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from wsseg.data.geometry import Geometry
 from wsseg.data.image_io import read_mask
 from wsseg.data.labels import BACKGROUND, IGNORE
 from wsseg.data.transforms import Augmented, augment
 from wsseg.data.working import read_working_image, working_size
 from wsseg.errors import DataError
 from wsseg.segment.config import SegmenterConfig
+from wsseg.segment.rounds_config import Urn
+from wsseg.segment.uncertainty import loss_weights
 
 
 class ImageTags(NamedTuple):
@@ -29,6 +32,18 @@ class ImageTags(NamedTuple):
     of: Mapping[Path, frozenset[int] | None]
 
 
+class PixelWeights(NamedTuple):
+    """What the pixels of each item count in the loss.
+
+    Attributes:
+        paths: A grey PNG per item, in the order of the items, of the size of its mask.
+        rule: How stored weights are read.
+    """
+
+    paths: Sequence[Path]
+    rule: Urn
+
+
 class SegmentationData:
     """Training items: images with masks, read when they are needed.
 
@@ -37,6 +52,7 @@ class SegmentationData:
         config: Augmentation, share of foreground crops and number of channels.
         max_side_px: Longest side that images and masks are shrunk to before anything else.
         tags: The classes of the images, for losses that look at them.
+        weights: What the pixels count in the loss; None: all the same.
 
     Raises:
         DataError: When there is no item.
@@ -50,6 +66,7 @@ class SegmentationData:
         *,
         max_side_px: int | None = None,
         tags: ImageTags | None = None,
+        weights: PixelWeights | None = None,
     ) -> None:
         if config.loss.needs_tags and tags is None:
             raise ValueError(f"The loss {config.loss.name} looks at tags, but tags is None.")
@@ -62,6 +79,7 @@ class SegmentationData:
         self.config = config
         self.max_side_px = max_side_px
         self.tags = tags
+        self.weights = weights
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -76,12 +94,13 @@ class SegmentationData:
         Returns:
             ``image`` (in_channels, h, w) float32 normalised, ``mask`` (h, w) uint8, 255 ignored.
             Where the loss has a term on edges or sizes also ``valid`` (h, w) bool, False at
-            padding; where it looks at tags, ``tags`` (C,) int8 of :func:`tags_of_view`.
+            padding; where it looks at tags, ``tags`` (C,) int8 of :func:`tags_of_view`. With
+            weights also ``weight`` (h, w) float32.
 
         Raises:
             DataError: When a file cannot be read or the sizes differ.
         """
-        image, mask = read_pair(*self.pairs[index], self.max_side_px)
+        image, mask = self._read(index)
         focus = None
         if rng.random() < self.config.foreground_crops:
             focus = foreground_point(mask, rng)
@@ -102,7 +121,14 @@ class SegmentationData:
         if self.tags is not None and loss.needs_tags:
             known = self.tags.of.get(self.pairs[index][0])
             item["tags"] = tags_of_view(view, known, self.tags.num_classes)
+        if self.weights is not None:
+            _, stored = read_pair(self.pairs[index][0], self.weights.paths[index], self.max_side_px)
+            item["weight"] = loss_weights(nearest_view(view.geometry, stored), self.weights.rule)
         return item
+
+    def _read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Read the image and the mask of an item at working size."""
+        return read_pair(*self.pairs[index], self.max_side_px)
 
     def sample_id(self, index: int) -> str:
         """Name an item for messages: its image file."""
@@ -160,6 +186,33 @@ def read_pair(
             cv2.resize(mask, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8
         )
     return image, mask
+
+
+def nearest_view(geometry: Geometry, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Show a map of an image in a view of it, each pixel from the nearest one.
+
+    Args:
+        geometry: The map from the image to the view.
+        values: (H, W) uint8 over the image.
+
+    Returns:
+        (h, w) uint8, 255 where the view does not show the image.
+
+    Example:
+        >>> from wsseg.data.geometry import identity
+        >>> nearest_view(identity((1, 3)), np.array([[1, 2, 3]], np.uint8)).tolist()
+        [[1, 2, 3]]
+    """
+    import cv2
+
+    # cv2 counts from pixel centres, the geometry from their corners.
+    matrix = geometry.matrix.copy()
+    matrix[:, 2] += matrix[:, :2].sum(axis=1) / 2 - 0.5
+    height, width = geometry.size
+    shown = cv2.warpAffine(
+        values, matrix, (width, height), flags=cv2.INTER_NEAREST, borderValue=(IGNORE,)
+    )
+    return np.asarray(shown, np.uint8)
 
 
 def foreground_point(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,10 @@ from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.image_io import read_image, write_mask
 from wsseg.errors import DataError, RecipeError
 from wsseg.processes import from_main_process
-from wsseg.rundir import StageDir
+from wsseg.rundir import StageDir, fingerprint
 from wsseg.segment.config import SegmenterConfig
-from wsseg.segment.data import ImageTags, SegmentationData, count_pixels
+from wsseg.segment.data import ImageTags, PixelWeights, SegmentationData, count_pixels
+from wsseg.segment.rounds import WEIGHTS_FOLDER, relabel, round_stages, say_change
 from wsseg.segment.validation import MaskValidation, hold_out
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ def segment(
 ) -> None:
     """Train the segmenter on the pseudo masks of the train split and write its model bundle.
 
+    With ``config.rounds`` it is trained again on its own cleaned predictions; the last training
+    makes the model.
+
     Args:
         dataset: The data set.
         config: The segmenter's settings.
@@ -53,41 +58,103 @@ def segment(
         return
     started = time.perf_counter()
     samples = pseudo.usable(dataset.split("train"))
-    train, held_out = _validation(dataset, samples, config, pseudo, context)
-    tags = ImageTags(dataset.classes.num_classes, {s.image_path: s.labels.tags for s in samples})
-    data = SegmentationData(train, config, max_side_px=context.max_side_px, tags=tags)
-    task = _task(config, dataset, data, context.seed)
-    if starts_from_localizer(config):
-        if localizer is None:
-            raise RecipeError(
-                "segment.weights is localizer, but there is none here. Set segment.weights to none."
-            )
-        task.start_from(localizer().backbone)
-    validate = None
-    if held_out:
-        validate = MaskValidation(
-            held_out, config, dataset.classes.num_classes, max_side_px=context.max_side_px
+    train, held_out = _parts(dataset, samples, config, pseudo, context)
+    job = _Job(dataset, config, stage, context, localizer)
+    rounds = [_Round(pseudo)]
+    module = job.train(train, held_out, rounds[0])
+    for number, masks in enumerate(round_stages(config, stage), start=1):
+        relabel(module.net, samples, config, pseudo, masks, context)
+        say_change(masks)
+        before = module if config.rounds.start == "previous" else None
+        rounds.append(_Round(masks, number, before))
+        kept = {sample.id for sample in masks.usable(samples)}
+        module = job.train(
+            [sample for sample in train if sample.id in kept],
+            [sample for sample in held_out if sample.id in kept or config.validate_on != "pseudo"],
+            rounds[-1],
         )
-    from wsseg.training.loop import fit
-
-    result = fit(
-        task,
-        data,
-        config.training,
-        stage.path / "training",
-        seed=context.seed,
-        title="segment: train",
-        fingerprint=stage.fingerprint,
-        validate=validate,
-        monitor="miou" if validate else None,
-    )
-    from_main_process(lambda: _write_bundle(result.module, dataset, config, stage, context))
+    from_main_process(lambda: _write_bundle(module, dataset, config, stage, context))
     stage.finish(
         seconds=time.perf_counter() - started,
         num_train=len(train),
         num_held_out=len(held_out),
         tuned_on_masks=config.validate_on == "val_masks",
     )
+
+
+@dataclass(frozen=True)
+class _Round:
+    """One training: the masks it sees, its number, and the task it goes on from."""
+
+    masks: StageDir
+    number: int = 0
+    before: Any = None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all trainings of the stage share."""
+
+    dataset: Dataset
+    config: SegmenterConfig
+    stage: StageDir
+    context: RunContext
+    localizer: Callable[[], ClassMapNet] | None
+
+    def train(self, train: Sequence[Sample], held_out: Sequence[Sample], now: _Round) -> Any:
+        """Train on the masks of a round, or find it trained; returns the task."""
+        from wsseg.training.loop import fit
+
+        config, stage, context = self.config, self.stage, self.context
+        num_classes = self.dataset.classes.num_classes
+        data = self._data(train, now)
+        task = self._task(data, now)
+        validate = None
+        if held_out:
+            pairs = _pairs(held_out, None if config.validate_on == "val_masks" else now.masks)
+            validate = MaskValidation(pairs, config, num_classes, max_side_px=context.max_side_px)
+        folder = stage.path / (f"round_{now.number}" if now.number else "") / "training"
+        mark = fingerprint(stage.fingerprint, "round", now.number)
+        result = fit(
+            task,
+            data,
+            config.training,
+            folder,
+            seed=context.seed,
+            title="segment: " + (f"train, round {now.number}" if now.number else "train"),
+            fingerprint=mark if now.number else stage.fingerprint,
+            validate=validate,
+            monitor="miou" if validate else None,
+        )
+        return result.module
+
+    def _data(self, train: Sequence[Sample], now: _Round) -> SegmentationData:
+        tags = {sample.image_path: sample.labels.tags for sample in train}
+        weights = None
+        uncertainty = self.config.rounds.uncertainty
+        if now.number and uncertainty is not None:
+            files = [now.masks.file(WEIGHTS_FOLDER, sample.id, ".png") for sample in train]
+            weights = PixelWeights(files, uncertainty)
+        return SegmentationData(
+            _pairs(train, now.masks),
+            self.config,
+            max_side_px=self.context.max_side_px,
+            tags=ImageTags(self.dataset.classes.num_classes, tags),
+            weights=weights,
+        )
+
+    def _task(self, data: SegmentationData, now: _Round) -> Any:
+        task = _task(self.config, self.dataset, data, self.context.seed)
+        if now.before is not None:
+            task.load_state_dict(now.before.state_dict())
+        elif starts_from_localizer(self.config):
+            if self.localizer is None:
+                raise RecipeError(
+                    "segment.weights is localizer, but there is none here. Set segment.weights to "
+                    "none."
+                )
+            task.start_from(self.localizer().backbone)
+        return task
 
 
 def starts_from_localizer(config: SegmenterConfig) -> bool:
@@ -130,30 +197,36 @@ def _write_bundle(
     save_bundle(stage.path / MODEL_FOLDER, task, info)
 
 
-def _validation(
+def _parts(
     dataset: Dataset,
     samples: Sequence[Sample],
     config: SegmenterConfig,
     pseudo: StageDir,
     context: RunContext,
-) -> tuple[list[tuple[Path, Path]], list[tuple[Path, Path]]]:
-    """Choose what is trained on and what chooses the best epoch."""
-    pairs = [(sample.image_path, pseudo.path / f"{sample.id}.png") for sample in samples]
-    if not pairs:
+) -> tuple[list[Sample], list[Sample]]:
+    """Choose what is trained on and what chooses the best epoch; the same in all rounds."""
+    if not samples:
         raise DataError(
             "No image of the train split has a pseudo mask, so there is nothing to train a "
             f"segmenter on. The reasons are in {pseudo.path / 'manifest.jsonl'}."
         )
     if config.validate_on == "none":
-        return pairs, []
+        return list(samples), []
     if config.validate_on == "pseudo":
-        return hold_out(pairs, config.validation_frac, context.seed)
+        return hold_out(samples, config.validation_frac, context.seed)
     check_validation(dataset, config, context)
-    return pairs, _masked(dataset)
+    return list(samples), _masked(dataset)
 
 
-def _masked(dataset: Dataset) -> list[tuple[Path, Path]]:
-    return [(s.image_path, s.mask_path) for s in dataset.split("val") if s.mask_path]
+def _pairs(samples: Sequence[Sample], masks: StageDir | None) -> list[tuple[Path, Path]]:
+    """Name image and mask file of each sample; the true masks where no folder is given."""
+    if masks is not None:
+        return [(sample.image_path, masks.path / f"{sample.id}.png") for sample in samples]
+    return [(s.image_path, s.mask_path) for s in samples if s.mask_path]
+
+
+def _masked(dataset: Dataset) -> list[Sample]:
+    return [sample for sample in dataset.split("val") if sample.mask_path]
 
 
 def check_validation(dataset: Dataset, config: SegmenterConfig, context: RunContext) -> None:

@@ -1,0 +1,193 @@
+"""Self-training rounds: a segmenter's cleaned predictions become the pseudo masks of the next one.
+
+Round 0 trains on the pseudo masks of the run. Each later round owns ``segment/round_N/``:
+
+```
+masks/ID.png        the pseudo masks that it trains on, with stage.json and manifest.jsonl
+masks/weights/      ID.png per image, what its pixels count (grey; only with uncertainty)
+training/           its training
+```
+
+References: recursive training of Khoreva et al., "Simple Does It", CVPR 2017, and of Dai et al.,
+"BoxSup", ICCV 2015; uncertainty of Li et al. (URN), AAAI 2022; see `rounds_cleanup`, `proposals`
+and `uncertainty`.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsseg import console
+from wsseg.data.dataset import Dataset, Sample
+from wsseg.data.image_io import image_size, read_mask, write_mask
+from wsseg.data.working import read_working_image
+from wsseg.errors import DataError
+from wsseg.processes import is_main_process
+from wsseg.rundir import StageDir, fingerprint
+from wsseg.segment.config import SegmenterConfig
+from wsseg.segment.draft import Draft, ImageFacts, enforce, scaled_labels, without_absent
+from wsseg.segment.forward import TorchForward
+from wsseg.segment.inference import predict_probabilities
+from wsseg.segment.rounds_cleanup import clean
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from wsseg.context import RunContext
+
+WEIGHTS_FOLDER = "weights"
+
+
+def round_stage(segment: StageDir, number: int) -> StageDir:
+    """Name the folder of a round's pseudo masks.
+
+    Args:
+        segment: The segment stage.
+        number: The round, from 1.
+
+    Returns:
+        Its folder; it belongs to the segment stage and lives as long as that.
+    """
+    mark = fingerprint(segment.fingerprint, "round", number)
+    return StageDir(segment.path / f"round_{number}" / "masks", mark)
+
+
+def round_stages(config: SegmenterConfig | None, segment: StageDir) -> list[StageDir]:
+    """Name the folders of all rounds' pseudo masks, in order."""
+    count = 0 if config is None else config.rounds.count
+    return [round_stage(segment, number) for number in range(1, count + 1)]
+
+
+def check_rounds(dataset: Dataset, config: SegmenterConfig) -> None:
+    """Refuse clean-ups that the data has no labels for.
+
+    Args:
+        dataset: The data set.
+        config: The segmenter's settings.
+
+    Raises:
+        DataError: When a clean-up needs boxes and no training image has any.
+    """
+    wanted = config.rounds.names() & {"boxes", "proposals"}
+    if not config.rounds.count or not wanted:
+        return
+    if not any(s.labels.boxes is not None and len(s.labels.boxes) for s in dataset.split("train")):
+        raise DataError(
+            f"segment.rounds.cleanups has {', '.join(sorted(wanted))}, but no image of the train "
+            "split has boxes. Remove the clean-up, or give a data set with boxes."
+        )
+
+
+def relabel(
+    net: nn.Module,
+    samples: Sequence[Sample],
+    config: SegmenterConfig,
+    first: StageDir,
+    stage: StageDir,
+    context: RunContext,
+) -> None:
+    """Make the pseudo masks of a round with the network of the round before it.
+
+    Images that have a mask of this round already are not done again.
+
+    Args:
+        net: Module from normalised images to logits (N, C + 1, H, W).
+        samples: The training images, held-out ones among them.
+        config: The segmenter's settings; predictions follow ``config.inference`` without its CRF.
+        first: The pseudo masks of round 0.
+        stage: The round's folder, from `round_stage`.
+        context: Settings of the run.
+
+    Raises:
+        OutputError: When masks cannot be written.
+    """
+    if stage.begin():
+        return
+    started = time.perf_counter()
+    forward = TorchForward(
+        _on_best_device(net), in_channels=config.in_channels, precision=config.inference.precision
+    )
+    shared: dict[Any, Any] = {}
+
+    def work(sample: Sample) -> dict[str, Any]:
+        return _relabel_image(sample, forward, config, (first, stage), (context, shared))
+
+    title = f"segment: {stage.path.parent.name.replace('_', ' ')}, masks"
+    stage.for_each(samples, work, title=title)
+    stage.finish(seconds=time.perf_counter() - started)
+
+
+def _on_best_device(net: nn.Module) -> nn.Module:
+    from wsseg.device import best_device
+
+    return net.to(best_device())
+
+
+def _relabel_image(
+    sample: Sample,
+    forward: TorchForward,
+    config: SegmenterConfig,
+    stages: tuple[StageDir, StageDir],
+    run: tuple[RunContext, dict[Any, Any]],
+) -> dict[str, Any]:
+    """Predict, clean and write the mask of one image; returns facts for the manifest."""
+    from wsseg.segment.uncertainty import uncertainty, weight_bytes
+
+    first, stage = stages
+    context, shared = run
+    image = read_working_image(sample.image_path, context.max_side_px)
+    size = image_size(sample.image_path)
+    first_mask = read_mask(first.path / f"{sample.id}.png")
+    facts = ImageFacts(
+        sample.id,
+        image,
+        scaled_labels(sample.labels, (image.shape[0] / size[0], image.shape[1] / size[1])),
+        _nearest(first_mask, image.shape[:2]),
+        seed=_image_seed(context.seed, stage, sample.id),
+        shared=shared,
+    )
+    rounds = config.rounds
+    plain = config.inference.model_copy(update={"crf": None, "restrict_to_tags": False})
+    draft = Draft.of(predict_probabilities(forward, image, plain))
+    if rounds.uncertainty is not None:
+        possible = without_absent(draft, facts.labels).probabilities
+        doubt = uncertainty(possible, facts, rounds.uncertainty)
+        stored = _nearest(weight_bytes(doubt), size)
+        write_mask(stage.file(WEIGHTS_FOLDER, sample.id, ".png"), stored, palette=False)
+    mask = first_mask
+    if rounds.masks == "predictions":
+        mask = enforce(clean(draft, facts, rounds.cleanups).resized(size), sample.labels)
+    write_mask(stage.path / f"{sample.id}.png", mask)
+    return {"changed": round(float((mask != first_mask).mean()), 6)}
+
+
+def _image_seed(seed: int, stage: StageDir, sample_id: str) -> int:
+    """Seed an image's draws by its name, so that neither order nor interruptions matter."""
+    return zlib.crc32(f"{seed}/{stage.path.parent.name}/{sample_id}".encode())
+
+
+def _nearest(array: NDArray[np.uint8], size: tuple[int, ...]) -> NDArray[np.uint8]:
+    import cv2
+
+    if array.shape == size:
+        return array
+    method = cv2.INTER_NEAREST_EXACT
+    return np.asarray(cv2.resize(array, (size[1], size[0]), interpolation=method), np.uint8)
+
+
+def say_change(stage: StageDir) -> None:
+    """Tell how much a round's masks differ from the first ones, on average."""
+    if not is_main_process():
+        return
+    changed = [line["changed"] for line in stage.manifest().values() if "changed" in line]
+    if changed:
+        console.info(
+            f"{stage.path.parent.name}: {100 * float(np.mean(changed)):.1f} % of the pixels differ "
+            "from the first pseudo masks"
+        )
