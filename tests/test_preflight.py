@@ -65,6 +65,55 @@ def test_what_cannot_be_done_is_told_at_once(change, error, message, dataset, tm
         check(dataset, [*TINY, change], tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["refine.steps=[attention_affinity]"], '"test_resnet" has no self-attention'),
+        (
+            [
+                "refine.steps=[{name: attention_affinity, heads: [40]}]",
+                "localize.backbone=test_vit",
+                "localize.output_stride=16",
+            ],
+            'Backbone "test_vit" has .* attention heads',
+        ),
+        (
+            ["refine.steps=[{name: affinity_net, stop_gradient_after_stage: 7}]"],
+            "affinity_net.stop_gradient_after_stage is 7, but",
+        ),
+    ],
+)
+def test_a_step_that_the_localizers_network_cannot_serve_is_told_at_once(
+    changes, message, dataset, tmp_path
+):
+    with pytest.raises(RecipeError, match=message):
+        check(dataset, [*TINY, "segment=null", *changes], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [
+            "refine.steps=[attention_affinity, threshold]",
+            "localize.backbone=test_vit",
+            "localize.output_stride=16",
+        ],
+        ["refine.steps=[affinity_net, irn]"],
+    ],
+)
+def test_a_step_that_the_localizers_network_serves_passes(changes, dataset, tmp_path):
+    check(dataset, [*TINY, "segment=null", *changes], tmp_path)
+
+
+def test_a_complete_step_asks_nothing_of_the_localizer(dataset, tmp_path):
+    changes = [*TINY, "segment=null", "refine.steps=[attention_affinity]"]
+    stages = plan(RunDir(tmp_path / "run"), dataset, load_recipe("cam", changes), use_masks=False)
+    for stage in (stages.localize, *stages.refine):
+        stage.begin()
+        stage.finish()
+    check(dataset, changes, tmp_path)
+
+
 def test_an_encoder_that_cannot_start_from_the_localizer_is_told_at_once(dataset, tmp_path):
     changes = [*TINY, "segment.weights=localizer", "segment.encoder=resnet18"]
     with pytest.raises(RecipeError, match="cannot start from the localizer's backbone test_resnet"):

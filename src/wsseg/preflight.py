@@ -18,6 +18,8 @@ from wsseg.localize.direct import DirectLocalizerConfig, trained_part
 from wsseg.recipe import Recipe
 
 if TYPE_CHECKING:
+    from wsseg.localize.config import TagLocalizerConfig
+    from wsseg.nets.cam_head import ClassMapNet
     from wsseg.pipeline import Plan
 
 
@@ -56,13 +58,8 @@ def preflight(
 
             make_localizer(trained, num_classes)
             check_learned_cue(trained, dataset)
-    for step, stage in zip(recipe.refine.steps, stages.refine, strict=True):
-        check = getattr(registry.load("refiners", step.model_dump()["name"]), "check", None)
-        if "refine" in wanted and check is not None and not stage.is_done:
-            check(dataset, config=step, allow_masks=context.allow_masks)
-        cue = configured_cue(step)
-        if "refine" in wanted and cue is not None and not stage.is_done:
-            check_cue(cue, dataset)
+    if "refine" in wanted:
+        _check_steps(dataset, recipe, stages, context)
     if "segment" in wanted and recipe.segment is not None and not stages.segment.is_done:
         from wsseg.segment.stage import check_validation, starts_from_localizer
 
@@ -74,6 +71,35 @@ def preflight(
 
             bare = trained.model_copy(update={"weights": "none"})
             segmenter.start_from(make_localizer(bare, num_classes).backbone)
+
+
+def _check_steps(dataset: Dataset, recipe: Recipe, stages: Plan, context: RunContext) -> None:
+    """Ask every refine step that is not complete what it needs, of the localizer's network too."""
+    made: list[ClassMapNet] = []
+
+    def network(config: TagLocalizerConfig) -> ClassMapNet:
+        from wsseg.localize.regularise.attach import make_localizer
+
+        if not made:
+            # Its shape is all that counts here.
+            bare = config.model_copy(update={"weights": "none", "regularisers": ()})
+            made.append(make_localizer(bare, dataset.classes.num_classes))
+        return made[0]
+
+    trained = trained_part(recipe.localize)
+    for step, stage in zip(recipe.refine.steps, stages.refine, strict=True):
+        if stage.is_done:
+            continue
+        refiner = registry.load("refiners", step.model_dump()["name"])
+        check = getattr(refiner, "check", None)
+        if check is not None:
+            check(dataset, config=step, allow_masks=context.allow_masks)
+        check_localizer = getattr(refiner, "check_localizer", None)
+        if check_localizer is not None and trained is not None and step.needs_localizer:
+            check_localizer(network(trained), config=step)
+        cue = configured_cue(step)
+        if cue is not None:
+            check_cue(cue, dataset)
 
 
 def _check_without_network(

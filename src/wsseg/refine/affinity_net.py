@@ -77,6 +77,19 @@ class AffinityNetRefiner:
         if config.init != "localizer":
             with_heads(make_backbone(config, None), config)
 
+    def check_localizer(self, network: ClassMapNet, *, config: AffinityNet) -> None:
+        """Refuse a localizer whose network cannot learn affinities, before the run starts.
+
+        Args:
+            network: The run's localizer, trained or not.
+            config: The settings.
+
+        Raises:
+            RecipeError: When its backbone cannot do what is asked.
+        """
+        if config.init == "localizer":
+            with_heads(make_backbone(config, lambda: network), config)
+
     def training_settings(self, config: AffinityNet) -> dict[str, Any]:
         """List what the network depends on; what only the walk uses is left out.
 
@@ -218,6 +231,13 @@ def make_backbone(
     if config.freeze_batchnorm or (config.freeze_batchnorm is None and config.init != "none"):
         backbone.freeze_batchnorm()
     if config.stop_gradient_after_stage is not None:
+        stages = sorted(backbone.stage_modules())
+        if config.stop_gradient_after_stage not in stages:
+            raise RecipeError(
+                f"affinity_net.stop_gradient_after_stage is {config.stop_gradient_after_stage}, "
+                f'but backbone "{backbone.name}" has the stages {stages}. Choose one of them, or '
+                "null."
+            )
         backbone.freeze_through(config.stop_gradient_after_stage)
     return backbone
 

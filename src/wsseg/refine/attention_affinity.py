@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wsseg.nets.backbones import Backbone
+    from wsseg.nets.cam_head import ClassMapNet
 
 
 class AttentionAffinity(MethodConfig):
@@ -156,7 +157,19 @@ class AttentionAffinityRefiner:
             MissingWeightsError: When its weights cannot be had or do not fit.
         """
         if config.backbone is not None:
-            _network(config, None)
+            _check_attention(_network(config, None), config)
+
+    def check_localizer(self, network: ClassMapNet, *, config: AttentionAffinity) -> None:
+        """Find out before the run whether the localizer's network has the attention asked for.
+
+        Args:
+            network: The run's localizer, trained or not.
+            config: Which layers and heads.
+
+        Raises:
+            RecipeError: When it has no attention between its patches, or no such head.
+        """
+        _check_attention(network.backbone, config)
 
     def __call__(
         self,
@@ -282,3 +295,15 @@ def _network(config: AttentionAffinity, context: RefineContext | None) -> Backbo
         backbone = backbone.to(context.device)
         context.shared[key] = backbone.eval()
     return backbone.eval()
+
+
+def _check_attention(backbone: Backbone, config: AttentionAffinity) -> None:
+    """Read the attention of a small grey image, as it will be read of every image."""
+    import torch
+
+    from wsseg.nets.attention import attention_maps
+
+    side = 2 * max(backbone.stride, backbone.size_multiple)
+    images = next(backbone.parameters()).new_zeros(1, backbone.in_channels, side, side)
+    with torch.no_grad():
+        attention_maps(backbone.eval(), images, (-1,), config.heads)

@@ -33,6 +33,7 @@ from wsseg.refine.protocol import FitInputs, RefineContext, check_image
 from wsseg.training.config import RESULT_NEUTRAL_FIELDS
 
 if TYPE_CHECKING:
+    from wsseg.nets.cam_head import ClassMapNet
     from wsseg.nets.irn_net import IrnNet
     from wsseg.refine.irn_instances import Instance
 
@@ -72,6 +73,21 @@ class IrnRefiner:
             from wsseg.refine.irn_training import new_net
 
             new_net(config, None)
+
+    def check_localizer(self, network: ClassMapNet, *, config: Irn) -> None:
+        """Refuse a localizer whose stages cannot be read, before the run starts.
+
+        Args:
+            network: The run's localizer, trained or not.
+            config: The settings.
+
+        Raises:
+            RecipeError: When its backbone has no stages.
+        """
+        if config.init == "localizer":
+            from wsseg.refine.irn_training import new_net
+
+            new_net(config, lambda: network)
 
     def training_settings(self, config: Irn) -> dict[str, Any]:
         """List what the network depends on; walk, background and instances are left out.

@@ -154,7 +154,7 @@ class FittedRefiner(Protocol):
     * ``check(dataset, *, config, allow_masks)`` raises before the run starts what `fit` would
       raise hours later;
     * ``check_localizer(network, *, config)`` does so for the network of the run's localizer,
-      which is not trained yet;
+      which is not trained yet; asked where the settings say that they need it;
     * ``training_settings(config)`` returns, JSON-able, the settings that `fit` depends on. When
       others change, the folders ``training`` and ``confident`` of the stage are kept, and
       `FitInputs.fingerprint` stays the same. Such a refiner never looks at masks in `fit`, and
