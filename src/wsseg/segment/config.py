@@ -14,6 +14,7 @@ from pydantic import (
 from wsseg.config import Config, MethodConfig
 from wsseg.data.transforms import AugmentConfig
 from wsseg.nets.architectures import Architecture
+from wsseg.segment.correction_config import Adele
 from wsseg.segment.loss_config import LossConfig, SegmenterLoss
 from wsseg.segment.rounds_config import RoundsConfig
 from wsseg.training.config import TrainingConfig
@@ -112,6 +113,9 @@ class SegmenterConfig(MethodConfig):
     rounds: RoundsConfig = Field(
         RoundsConfig(), description="Self-training: more trainings, on cleaned predictions."
     )
+    correction: Adele | None = Field(
+        None, description="Correct the pseudo masks while training; null: not."
+    )
 
     @model_validator(mode="after")
     def _loss_takes_weights(self) -> Self:
@@ -128,6 +132,8 @@ class SegmenterConfig(MethodConfig):
         content: dict[str, Any] = handler(self)
         if self.rounds == RoundsConfig():
             content.pop("rounds", None)
+        if self.correction is None:
+            content.pop("correction", None)
         return content
 
 

@@ -18,7 +18,8 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,54 @@ def round_stages(config: SegmenterConfig | None, segment: StageDir) -> list[Stag
     """Name the folders of all rounds' pseudo masks, in order."""
     count = 0 if config is None else config.rounds.count
     return [round_stage(segment, number) for number in range(1, count + 1)]
+
+
+def training_folder(segment: StageDir, number: int) -> Path:
+    """Name the folder of a round's training; that of round 0 is the stage's own."""
+    return segment.path / (f"round_{number}" if number else "") / "training"
+
+
+def corrected_stage(segment: StageDir, number: int) -> StageDir:
+    """Name the folder of the masks that a round's training corrects."""
+    mark = fingerprint(segment.fingerprint, "corrected", number)
+    return StageDir(training_folder(segment, number) / "labels", mark)
+
+
+class MaskFolder(NamedTuple):
+    """Masks of the training images that a segment stage has made.
+
+    Attributes:
+        stage: What they are called in ``metrics.json``.
+        label: The same in words.
+        folder: Where they are.
+    """
+
+    stage: str
+    label: str
+    folder: StageDir
+
+
+def mask_folders(config: SegmenterConfig | None, segment: StageDir) -> tuple[MaskFolder, ...]:
+    """List the pseudo masks that training made, in the order in which it made them.
+
+    Args:
+        config: The segmenter's settings; None where there is no segmenter.
+        segment: The segment stage.
+
+    Returns:
+        Masks of rounds, and corrected masks.
+    """
+    found = []
+    for number in range(0 if config is None else config.rounds.count + 1):
+        if number:
+            label = f"Pseudo masks, round {number}"
+            found.append(MaskFolder(f"pseudo/round_{number}", label, round_stage(segment, number)))
+        if config is not None and config.correction is not None:
+            name = f"pseudo/round_{number}_corrected" if number else "pseudo/corrected"
+            label = f"Pseudo masks, round {number}" if number else "Pseudo masks"
+            corrected = corrected_stage(segment, number)
+            found.append(MaskFolder(name, f"{label}, corrected", corrected))
+    return tuple(found)
 
 
 def check_rounds(dataset: Dataset, config: SegmenterConfig) -> None:

@@ -8,20 +8,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsseg import registry
+from wsseg import console, registry
 from wsseg.context import RunContext
 from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.image_io import read_image, write_mask
 from wsseg.errors import DataError, RecipeError
 from wsseg.processes import from_main_process
 from wsseg.rundir import StageDir, fingerprint
+from wsseg.segment.companions import check_companions, make_companions, masks_with_boxes
 from wsseg.segment.config import SegmenterConfig
 from wsseg.segment.data import ImageTags, PixelWeights, SegmentationData, count_pixels
-from wsseg.segment.rounds import WEIGHTS_FOLDER, relabel, round_stages, say_change
+from wsseg.segment.rounds import (
+    WEIGHTS_FOLDER,
+    corrected_stage,
+    relabel,
+    round_stages,
+    say_change,
+    training_folder,
+)
 from wsseg.segment.validation import MaskValidation, hold_out
 
 if TYPE_CHECKING:
     from wsseg.nets.cam_head import ClassMapNet
+    from wsseg.segment.correction_task import Corrections
 
 VERSION = 1
 MODEL_FOLDER = "model"
@@ -103,6 +112,7 @@ class _Job:
 
     def train(self, train: Sequence[Sample], held_out: Sequence[Sample], now: _Round) -> Any:
         """Train on the masks of a round, or find it trained; returns the task."""
+        from wsseg.segment.correction_task import CorrectedData, CorrectedTask
         from wsseg.training.loop import fit
 
         config, stage, context = self.config, self.stage, self.context
@@ -113,20 +123,23 @@ class _Job:
         if held_out:
             pairs = _pairs(held_out, None if config.validate_on == "val_masks" else now.masks)
             validate = MaskValidation(pairs, config, num_classes, max_side_px=context.max_side_px)
-        folder = stage.path / (f"round_{now.number}" if now.number else "") / "training"
         mark = fingerprint(stage.fingerprint, "round", now.number)
+        fitted: Any = task
+        if isinstance(data, CorrectedData):
+            fitted = CorrectedTask(task, self._corrections(train, now))
+            data.corrected_masks = fitted.corrections.mask_paths()
         result = fit(
-            task,
+            fitted,
             data,
             config.training,
-            folder,
+            training_folder(stage, now.number),
             seed=context.seed,
             title="segment: " + (f"train, round {now.number}" if now.number else "train"),
             fingerprint=mark if now.number else stage.fingerprint,
-            validate=validate,
+            validate=fitted.validated(validate) if fitted is not task else validate,
             monitor="miou" if validate else None,
         )
-        return result.module
+        return task if fitted is not task else result.module
 
     def _data(self, train: Sequence[Sample], now: _Round) -> SegmentationData:
         tags = {sample.image_path: sample.labels.tags for sample in train}
@@ -135,16 +148,37 @@ class _Job:
         if now.number and uncertainty is not None:
             files = [now.masks.file(WEIGHTS_FOLDER, sample.id, ".png") for sample in train]
             weights = PixelWeights(files, uncertainty)
-        return SegmentationData(
+        kind = SegmentationData
+        if self.config.correction is not None:
+            from wsseg.segment.correction_task import CorrectedData
+
+            kind = CorrectedData
+        return kind(
             _pairs(train, now.masks),
             self.config,
             max_side_px=self.context.max_side_px,
             tags=ImageTags(self.dataset.classes.num_classes, tags),
             weights=weights,
+            companions=make_companions(
+                self.dataset,
+                train,
+                self.config,
+                self.context,
+                cues_dir=self.stage.path / "cues",
+                localizer=self.localizer,
+            ),
         )
+
+    def _corrections(self, train: Sequence[Sample], now: _Round) -> Corrections:
+        from wsseg.segment.correction_task import Corrections
+
+        folder = corrected_stage(self.stage, now.number)
+        return Corrections(train, now.masks, folder, self.config, self.context.max_side_px)
 
     def _task(self, data: SegmentationData, now: _Round) -> Any:
         task = _task(self.config, self.dataset, data, self.context.seed)
+        if task.needs_filling_rates:
+            task.set_filling_rates(_measured_rates(self.dataset, data))
         if now.before is not None:
             task.load_state_dict(now.before.state_dict())
         elif starts_from_localizer(self.config):
@@ -174,6 +208,20 @@ def _task(config: SegmenterConfig, dataset: Dataset, data: SegmentationData, see
         counts = count_pixels((mask for _, mask in data.pairs), dataset.classes.num_classes)
         task.set_pixel_counts(torch.from_numpy(counts))
     return task
+
+
+def _measured_rates(dataset: Dataset, data: SegmentationData) -> Any:
+    import torch
+
+    from wsseg.segment.losses.filling_rate import measure_rates
+
+    samples = {sample.image_path: sample for sample in dataset.samples}
+    known = [samples[image_path] for image_path, _ in data.pairs]
+    parts = masks_with_boxes(known, [mask_path for _, mask_path in data.pairs])
+    rates = measure_rates(parts, dataset.classes.num_classes)
+    named = zip(dataset.classes.names, rates[1:].tolist(), strict=True)
+    console.info("filling rates: " + ", ".join(f"{name} {rate:.2f}" for name, rate in named))
+    return torch.from_numpy(rates)
 
 
 def _write_bundle(
@@ -230,7 +278,7 @@ def _masked(dataset: Dataset) -> list[Sample]:
 
 
 def check_validation(dataset: Dataset, config: SegmenterConfig, context: RunContext) -> None:
-    """Refuse to choose the best epoch by masks that may not be used, or are not there.
+    """Refuse to choose the best epoch by masks that may not be used, and what is not there.
 
     Args:
         dataset: The data set.
@@ -239,8 +287,12 @@ def check_validation(dataset: Dataset, config: SegmenterConfig, context: RunCont
 
     Raises:
         RecipeError: When masks may not choose anything.
-        DataError: When the val split has no mask.
+        DataError: When the val split has no mask, or boxes or maps of a cue are looked at and
+            there are none.
+        MissingExtraError: When the loss's cue needs an optional package.
+        MissingWeightsError: When its network is not at hand.
     """
+    check_companions(dataset, config)
     if config.validate_on != "val_masks":
         return
     if not context.allow_masks:
