@@ -22,6 +22,7 @@ from wsseg.errors import RecipeError, unknown_name
 from wsseg.nets.architectures import Architecture
 from wsseg.nets.backbones import Backbone
 from wsseg.nets.encoder_weights import load_encoder_weights, start_from_backbone
+from wsseg.nets.feature_map import FeatureMap
 from wsseg.nets.local_contrast import LocalContrast
 
 _CLASSES: dict[str, str] = {
@@ -116,6 +117,35 @@ class SegmentationNet(nn.Module):
         padded = F.pad(images, (0, self._missing(width), 0, self._missing(height)))
         logits: Tensor = self.net(padded)
         return logits[..., :height, :width]
+
+    @property
+    def feature_channels(self) -> int:
+        """Channels of the features that `with_features` returns."""
+        layers = (m for m in self.net.segmentation_head.modules() if isinstance(m, nn.Conv2d))
+        return next(layers).in_channels
+
+    def with_features(self, images: Tensor) -> tuple[Tensor, FeatureMap]:
+        """Compute class logits, and the decoder's features from which they are made.
+
+        Args:
+            images: (N, in_channels, H, W) float, normalised.
+
+        Returns:
+            (N, num_outputs, H, W) logits and the features.
+        """
+        seen: list[Tensor] = []
+
+        def keep(_head: nn.Module, given: tuple[Tensor, ...]) -> None:
+            seen.append(given[0])
+
+        handle = self.net.segmentation_head.register_forward_pre_hook(keep)
+        try:
+            logits: Tensor = self(images)
+        finally:
+            handle.remove()
+        height, width = images.shape[-2:]
+        covered = (height + self._missing(height), width + self._missing(width))
+        return logits, FeatureMap(seen[0], covered)
 
     def _missing(self, length: int) -> int:
         """Say how many pixels to add so that the network takes the length."""

@@ -15,6 +15,7 @@ from wsseg.data.labels import BACKGROUND, IGNORE
 from wsseg.data.transforms import Augmented, augment
 from wsseg.data.working import read_working_image, working_size
 from wsseg.errors import DataError
+from wsseg.segment.companions import Companions, uses_boxes
 from wsseg.segment.config import SegmenterConfig
 from wsseg.segment.rounds_config import Urn
 from wsseg.segment.uncertainty import loss_weights
@@ -53,10 +54,12 @@ class SegmentationData:
         max_side_px: Longest side that images and masks are shrunk to before anything else.
         tags: The classes of the images, for losses that look at them.
         weights: What the pixels count in the loss; None: all the same.
+        companions: Boxes, cue and colours of the images, for losses and networks that look at
+            them.
 
     Raises:
         DataError: When there is no item.
-        ValueError: When the loss needs tags and none are given.
+        ValueError: When tags or companions are looked at and none are given.
     """
 
     def __init__(
@@ -67,9 +70,12 @@ class SegmentationData:
         max_side_px: int | None = None,
         tags: ImageTags | None = None,
         weights: PixelWeights | None = None,
+        companions: Companions | None = None,
     ) -> None:
         if config.loss.needs_tags and tags is None:
             raise ValueError(f"The loss {config.loss.name} looks at tags, but tags is None.")
+        if uses_boxes(config) and companions is None:
+            raise ValueError("Boxes are looked at, but companions is None.")
         if not pairs:
             raise DataError(
                 "There is no mask to train a segmenter on. Run the stage pseudo first, or check "
@@ -80,6 +86,7 @@ class SegmentationData:
         self.max_side_px = max_side_px
         self.tags = tags
         self.weights = weights
+        self.companions = companions
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -95,7 +102,7 @@ class SegmentationData:
             ``image`` (in_channels, h, w) float32 normalised, ``mask`` (h, w) uint8, 255 ignored.
             Where the loss has a term on edges or sizes also ``valid`` (h, w) bool, False at
             padding; where it looks at tags, ``tags`` (C,) int8 of :func:`tags_of_view`. With
-            weights also ``weight`` (h, w) float32.
+            weights also ``weight`` (h, w) float32, and what `Companions.of` makes.
 
         Raises:
             DataError: When a file cannot be read or the sizes differ.
@@ -116,7 +123,7 @@ class SegmentationData:
             raise DataError(f"{self.pairs[index][1]}: no mask was read.")
         item: dict[str, NDArray[Any]] = {"image": view.image, "mask": view.mask}
         loss = self.config.loss
-        if loss.constrain is not None:
+        if loss.needs_valid:
             item["valid"] = view.valid
         if self.tags is not None and loss.needs_tags:
             known = self.tags.of.get(self.pairs[index][0])
@@ -124,6 +131,8 @@ class SegmentationData:
         if self.weights is not None:
             _, stored = read_pair(self.pairs[index][0], self.weights.paths[index], self.max_side_px)
             item["weight"] = loss_weights(nearest_view(view.geometry, stored), self.weights.rule)
+        if self.companions is not None:
+            item |= self.companions.of(self.pairs[index][0], image, view)
         return item
 
     def _read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

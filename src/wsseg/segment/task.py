@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from wsseg.errors import DataError, RecipeError
 from wsseg.nets.backbones import Backbone
+from wsseg.nets.feature_map import FeatureMap
 from wsseg.segment.config import Smp
 from wsseg.segment.loss_config import (
     AddedTermsConfig,
@@ -16,7 +17,7 @@ from wsseg.segment.loss_config import (
     PointLoss,
     SecLoss,
 )
-from wsseg.segment.losses.added import AddedTerms, FeatureMap
+from wsseg.segment.losses.added import AddedTerms
 from wsseg.segment.losses.cross_entropy import (
     balanced_cross_entropy,
     cross_entropy,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 
 from wsseg.errors import RecipeError
+from wsseg.nets.feature_map import FeatureMap
 from wsseg.segment.loss_config import TERMS, AddedTermsConfig
 from wsseg.segment.losses.constrain import constrain
 from wsseg.segment.losses.dense_crf import dense_crf_loss
@@ -15,19 +16,6 @@ from wsseg.segment.losses.gated_crf import gated_crf
 from wsseg.segment.losses.normalised_cut import normalised_cut
 from wsseg.segment.losses.tree_energy import FeatureEmbedding, features_on_grid, tree_energy
 from wsseg.segment.term_config import TreeEnergyConfig
-
-
-class FeatureMap(NamedTuple):
-    """Features of a network's last layers.
-
-    Attributes:
-        values: (N, c, h, w).
-        size: (H, W) in pixels of the area that they cover: the view, perhaps with more below and
-            to the right of it.
-    """
-
-    values: Tensor
-    size: tuple[int, int]
 
 
 class AddedTerms(nn.Module):
