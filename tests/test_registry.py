@@ -110,7 +110,7 @@ def test_a_method_that_does_not_work_is_named(name: str, message: str) -> None:
     [
         ("refiners", "dense-crf", 'Unknown refiner "dense-crf". Did you mean "dense_crf"?'),
         ("localizers", "came", 'Unknown localizer "came". Did you mean "cam"? Available: '),
-        ("segmenters", "", 'Unknown segmenter "". Available: smp.'),
+        ("segmenters", "", 'Unknown segmenter "". Available: bb_unet, smp.'),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_known(
