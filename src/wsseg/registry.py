@@ -68,6 +68,7 @@ TABLES: dict[str, dict[str, str]] = {
         "spatial_dropout": "wsseg.localize.regularise.spatial_dropout:SpatialDropoutRegulariser",
     },
     "segmenters": {
+        "bb_unet": "wsseg.segment.bb_unet:bb_unet",
         "smp": "wsseg.segment.task:smp",
     },
     "segments": {
