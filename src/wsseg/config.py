@@ -25,9 +25,12 @@ class MethodConfig(Config):
     Attributes:
         writes_background: Whether the method, a refiner or localizer, makes the background row of
             its scores. From such a step on the scores can be scored as masks.
+        leaves_open: Whether the method, a refiner, leaves pixels without any evidence that are
+            not known, and no background.
     """
 
     writes_background: ClassVar[bool] = False
+    leaves_open: ClassVar[bool] = False
 
     @property
     def needs_localizer(self) -> bool:

@@ -43,6 +43,7 @@ class RefinedStage:
         has_background: Whether row 0 of its scores means something yet.
         threshold: The background threshold that this step chose, if it chose one.
         tuned_on_masks: Whether this step or one before it looked at ground-truth masks.
+        leaves_open: Whether pixels without any evidence are not known; they count as a miss.
     """
 
     name: str
@@ -50,6 +51,7 @@ class RefinedStage:
     has_background: bool
     threshold: float | None
     tuned_on_masks: bool
+    leaves_open: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class EvaluateInputs:
         boundary_width_frac: Width of the boundary band; None measures no boundary IoU.
         has_background: Whether row 0 of the localizer's own scores means something, so that they
             are scored as they are and not at every threshold.
+        trained_masks: Pseudo masks that the segmenter's training made: name, the same in words,
+            and folder.
     """
 
     localize: StageDir
@@ -76,6 +80,7 @@ class EvaluateInputs:
     segmenter_tuned_on_masks: bool
     boundary_width_frac: float | None
     has_background: bool = False
+    trained_masks: tuple[tuple[str, str, StageDir], ...] = ()
 
 
 def evaluate(
@@ -204,7 +209,8 @@ def _refined_entry(
     split: str,
 ) -> dict[str, Any] | None:
     def read(sample: Sample, truth: np.ndarray) -> np.ndarray:
-        return _strongest(step.folder, sample, truth, open_pixels=inputs.has_background)
+        open_pixels = inputs.has_background or step.leaves_open
+        return _strongest(step.folder, sample, truth, open_pixels=open_pixels)
 
     label = StageLabel(
         f"refine/{step.name}",
@@ -224,9 +230,12 @@ def _mask_entries(
     pseudo_label = StageLabel(
         "pseudo", "Pseudo masks", split, tags=inputs.tags, tuned_on_masks=tuned
     )
+    also = tuned or inputs.segmenter_tuned_on_masks
     folders = [(inputs.pseudo, pseudo_label)]
+    for name, words, folder in inputs.trained_masks:
+        label = StageLabel(name, words, split, tags=inputs.tags, tuned_on_masks=also)
+        folders.append((folder, label))
     if inputs.predictions is not None:
-        also = tuned or inputs.segmenter_tuned_on_masks
         folders.append(
             (
                 inputs.predictions,

@@ -37,8 +37,8 @@ class PseudoMaskConfig(Config):
     no_evidence: Literal["auto", "ignore", "background"] = Field(
         "auto",
         description="What pixels become whose scores are all zero. auto: ignored, except in a run "
-        "whose localizer makes maps of the classes alone (from tags), where no class means "
-        "background.",
+        "whose localizer makes maps of the classes alone (from tags) and whose refiners leave "
+        "nothing open, where no class means background.",
     )
     min_margin: float = Field(
         0.0,

@@ -12,16 +12,14 @@ What was in row 0 before does not matter. An image without classes becomes backg
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from wsseg.config import MethodConfig
-from wsseg.cues.protocol import CueField
 from wsseg.data.scores import Scores
-from wsseg.errors import DataError
+from wsseg.refine.cue_settings import CueSettings, required_cue
 from wsseg.refine.protocol import RefineContext
 
 
@@ -54,7 +52,7 @@ class BackgroundPower(MethodConfig):
     )
 
 
-class BackgroundCue(MethodConfig):
+class BackgroundCue(CueSettings):
     """Settings of `background_cue`."""
 
     writes_background: ClassVar[bool] = True
@@ -62,24 +60,6 @@ class BackgroundCue(MethodConfig):
     name: Literal["background_cue"] = Field(
         "background_cue", description="Which refiner: background = complement of a saliency cue."
     )
-    cue: CueField = Field(
-        None,
-        description="The cue, by its `name`: maps from a folder, weight-free saliency, distance "
-        "from normal images, or a network. null: `cue_folder`, or the cue is given from Python.",
-    )
-    cue_folder: str | None = Field(
-        None,
-        description="Short for the cue `folder`: folder with one grey picture per image, named by "
-        "the image's id; white stands out.",
-    )
-
-    @model_validator(mode="after")
-    def _check_cue(self) -> Self:
-        if self.cue is not None and self.cue_folder is not None:
-            raise ValueError(
-                f"cue_folder is {self.cue_folder}, but a cue is given too. Give one of them."
-            )
-        return self
 
 
 def background_constant(
@@ -187,29 +167,4 @@ def background_cue(
     full = replace(scores, values=scores.resized())
     if len(scores.class_ids) == 1:
         return with_constant_background(full, 1.0)
-    return full.with_background(np.float32(1) - _checked_cue(scores, context))
-
-
-def _checked_cue(scores: Scores, context: RefineContext | None) -> npt.NDArray[np.float32]:
-    """Return the cue as (H, W) float32 in [0, 1]."""
-    cue = None if context is None else context.cue
-    where = f' for image "{context.sample_id}"' if context and context.sample_id else ""
-    if cue is None:
-        raise DataError(
-            f"background_cue needs a saliency cue{where} and got none. Name one "
-            "(cue: {name: rbd}), or the folder of the maps as cue_folder, or use "
-            "background_constant, background_power or threshold."
-        )
-    if cue.shape != scores.size:
-        raise DataError(
-            f"The cue{where} has shape {cue.shape}; expected the image size {scores.size} (H, W)."
-        )
-    if cue.dtype != bool and not np.issubdtype(cue.dtype, np.floating):
-        raise DataError(
-            f"The cue{where} has type {cue.dtype}; expected bool or floating point in [0, 1]. "
-            "Divide 8-bit saliency maps by 255."
-        )
-    low, high = float(cue.min()), float(cue.max())
-    if not (low >= 0 and high <= 1):
-        raise DataError(f"The cue{where} reaches from {low:g} to {high:g}; expected [0, 1].")
-    return cue.astype(np.float32)
+    return full.with_background(np.float32(1) - required_cue("background_cue", scores, context))
