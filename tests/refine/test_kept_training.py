@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from wsseg.data.scores import Scores, load_scores, save_scores
 from wsseg.localize.tags.cam import Cam, cam
 from wsseg.pipeline import plan
 from wsseg.recipe import load_recipe
+from wsseg.refine import irn_displacement
 from wsseg.refine.affinity_net import AffinityNet, affinity_net
 from wsseg.refine.irn import Irn, irn
 from wsseg.refine.stage import refine_step
@@ -154,6 +156,28 @@ def test_other_maps_and_force_make_everything_anew(world):
     stage.invalidate()
     world.refine(maps="other maps")
     assert not (stage.path / "confident" / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("world", ["irn"], indirect=True)
+def test_the_mean_displacement_is_measured_once_per_network(world, monkeypatch):
+    means = json.loads((world.refine().path / "state.json").read_text())["displacement_mean"]
+    measured = []
+    measure = irn_displacement.mean_displacement
+
+    def counted(*arguments):
+        measured.append(measure(*arguments))
+        return measured[-1]
+
+    monkeypatch.setattr(irn_displacement, "mean_displacement", counted)
+    stage = world.refine({"beta": 1.0})
+    assert not measured
+    assert json.loads((stage.path / "state.json").read_text())["displacement_mean"] == means
+    world.refine({"training": {**TRAINING, "lr": 0.003}})
+    assert len(measured) == 1
+    assert list(measured[0]) != means
+    (stage.path / "training" / irn_displacement.MEAN_FILE).write_text("{")
+    world.refine({"training": {**TRAINING, "lr": 0.003}, "beta": 1.0})
+    assert measured[1] == measured[0]
 
 
 @pytest.mark.parametrize("world", SETTINGS, indirect=True)

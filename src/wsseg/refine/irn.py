@@ -12,7 +12,9 @@ displacements are only needed to tell instances apart (`wsseg.refine.irn_instanc
 
 Differences: the features start from the run's own classifier unless ``init`` says otherwise (the
 paper's code takes those of ImageNet again); images are padded to multiples of 32 pixels instead of
-to 512; the largest value is that on the grid, before the maps are enlarged to the image.
+to 512; the mean displacement is that of whole images; maps of another size are averaged over, or
+stretched to, the cells of the boundary, and stretched back; the largest value is that on the grid,
+before the maps are enlarged to the image.
 """
 
 from __future__ import annotations
@@ -119,11 +121,12 @@ class IrnRefiner:
             OutputError: When files cannot be written.
         """
         from wsseg.refine import irn_training
+        from wsseg.refine.irn_displacement import kept_mean_displacement
 
         labels = irn_training.write_labels(inputs, config)
         shares = irn_training.confident_facts(labels, config)
         learned = irn_training.train(inputs, config, labels)
-        mean = irn_training.mean_displacement(learned.net, learned.data, inputs.device)
+        mean = kept_mean_displacement(learned, inputs)
         return {
             "tuned_on_masks": False,
             "weights": learned.weights,

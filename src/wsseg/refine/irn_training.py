@@ -1,7 +1,6 @@
 """How `wsseg.refine.irn` learns: confident labels of the train images, then both heads.
 
-Labels are made once per image and kept; a killed training goes on from its checkpoint. The mean
-displacement over the train images, which the loss leaves open, is measured at the end.
+Labels are made once per image and kept; a killed training goes on from its checkpoint.
 
 Reference: Ahn, Cho and Kwak, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel
 Relations", CVPR 2019.
@@ -17,8 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from wsseg import console
-from wsseg.data.colour import normalise
 from wsseg.data.dataset import Sample
 from wsseg.data.image_io import read_mask, write_mask
 from wsseg.data.labels import BACKGROUND, IGNORE
@@ -27,7 +24,6 @@ from wsseg.data.working import read_working_image
 from wsseg.errors import DataError, RecipeError
 from wsseg.nets.irn_losses import label_pairs, smallest_grid
 from wsseg.nets.irn_net import IrnNet
-from wsseg.processes import from_main_process
 from wsseg.refine.confident import affinity_labels_two_thresholds
 from wsseg.refine.irn_config import STRIDE, Irn
 from wsseg.refine.protocol import FitInputs
@@ -286,11 +282,13 @@ class Learned(NamedTuple):
         net: The network in evaluation mode.
         data: What it was trained on.
         weights: Path of its weights relative to the stage's folder.
+        mark: Fingerprint of everything that the weights depend on.
     """
 
     net: IrnNet
     data: IrnData
     weights: str
+    mark: str
 
 
 def train(inputs: FitInputs, config: Irn, labels: StageDir) -> Learned:
@@ -321,6 +319,7 @@ def train(inputs: FitInputs, config: Irn, labels: StageDir) -> Learned:
     learned_from = config.model_dump(
         mode="json", include={"init", "backbone", "output_stride", "pair_radius", "augment"}
     )
+    mark = fingerprint("irn", labels.fingerprint, inputs.fingerprint, learned_from)
     result = fit(
         net,
         data,
@@ -328,36 +327,8 @@ def train(inputs: FitInputs, config: Irn, labels: StageDir) -> Learned:
         inputs.folder / TRAINING_FOLDER,
         seed=inputs.seed,
         title="irn: train",
-        fingerprint=fingerprint("irn", labels.fingerprint, inputs.fingerprint, learned_from),
+        fingerprint=mark,
     )
     weights = result.weights_path.relative_to(inputs.folder).as_posix()
-    return Learned(result.module, data, weights)
-
-
-def mean_displacement(net: IrnNet, data: IrnData, device: str) -> tuple[float, float]:
-    """Average the displacements over all cells of each image, and over the images.
-
-    Args:
-        net: The trained network, its stored mean being zero.
-        data: The train images; they are not augmented.
-        device: Where to run.
-
-    Returns:
-        Rows and columns, in cells.
-    """
-    net.to(device).eval()
-
-    def measure() -> list[float]:
-        total = np.zeros(2)
-        with console.progress(len(data), "irn: mean displacement") as shown:
-            for sample in data.samples:
-                image = read_working_image(sample.image_path, data.max_side_px)
-                images = torch.from_numpy(normalise(image, data.in_channels))[None].to(device)
-                with torch.inference_mode():
-                    displacement = net(images)[1][0]
-                total += displacement.double().mean(dim=(1, 2)).cpu().numpy()
-                shown.advance()
-        return [float(value) for value in total / len(data)]
-
-    rows, columns = from_main_process(measure)
-    return rows, columns
+    whole = config.training.result_fingerprint(mark, str(inputs.seed))
+    return Learned(result.module, data, weights, whole)
