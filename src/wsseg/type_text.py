@@ -90,6 +90,8 @@ def yaml_text(value: Any) -> str:
     """
     if isinstance(value, tuple):
         return f"[{', '.join(map(yaml_text, value))}]"
+    if isinstance(value, BaseModel):
+        return str(getattr(value, "name", "settings"))
     if value is None:
         return "null"
     if isinstance(value, bool):

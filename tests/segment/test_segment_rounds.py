@@ -19,7 +19,7 @@ from wsseg.rundir import MANIFEST_FILE, StageDir
 from wsseg.segment import rounds as rounds_module
 from wsseg.segment.config import Smp
 from wsseg.segment.data import PixelWeights, SegmentationData
-from wsseg.segment.rounds import check_rounds, round_stage, round_stages
+from wsseg.segment.rounds import check_self_training, round_stage, round_stages
 from wsseg.segment.rounds_config import RoundsConfig, Urn
 from wsseg.segment.stage import segment
 
@@ -236,9 +236,9 @@ def test_masks_come_back_at_the_size_of_the_image_and_keep_to_its_boxes(dataset,
 
 def test_clean_ups_of_boxes_need_boxes(dataset):
     with pytest.raises(DataError, match=r"rounds\.cleanups has boxes, proposals.*no image"):
-        check_rounds(dataset, _config(cleanups=["boxes", "proposals"]))
-    check_rounds(dataset, _config())
-    check_rounds(dataset, Smp.model_validate(BASE | {"rounds": {"cleanups": ["boxes"]}}))
+        check_self_training(dataset, _config(cleanups=["boxes", "proposals"]))
+    check_self_training(dataset, _config())
+    check_self_training(dataset, Smp.model_validate(BASE | {"rounds": {"cleanups": ["boxes"]}}))
 
 
 def test_weights_need_a_loss_that_takes_them():

@@ -43,7 +43,6 @@ class RefinedStage:
         has_background: Whether row 0 of its scores means something yet.
         threshold: The background threshold that this step chose, if it chose one.
         tuned_on_masks: Whether this step or one before it looked at ground-truth masks.
-        leaves_open: Whether pixels without any evidence are not known; they count as a miss.
     """
 
     name: str
@@ -51,7 +50,6 @@ class RefinedStage:
     has_background: bool
     threshold: float | None
     tuned_on_masks: bool
-    leaves_open: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,8 +207,7 @@ def _refined_entry(
     split: str,
 ) -> dict[str, Any] | None:
     def read(sample: Sample, truth: np.ndarray) -> np.ndarray:
-        open_pixels = inputs.has_background or step.leaves_open
-        return _strongest(step.folder, sample, truth, open_pixels=open_pixels)
+        return _strongest(step.folder, sample, truth, open_pixels=inputs.has_background)
 
     label = StageLabel(
         f"refine/{step.name}",

@@ -113,7 +113,7 @@ def mask_folders(config: SegmenterConfig | None, segment: StageDir) -> tuple[Mas
     return tuple(found)
 
 
-def check_rounds(dataset: Dataset, config: SegmenterConfig) -> None:
+def check_self_training(dataset: Dataset, config: SegmenterConfig) -> None:
     """Refuse clean-ups that the data has no labels for.
 
     Args:
