@@ -24,6 +24,8 @@ GROUPS: dict[str, registry.Group] = {
     "localize.regularisers": "regularisers",
     "refine.steps": "refiners",
     "refine.steps.background_cue.cue": "cues",
+    "refine.steps.background_cue_hard.cue": "cues",
+    "refine.steps.guided_labelling.cue": "cues",
     "segment": "segmenters",
     "segment.rounds.cleanups.segments": "segments",
 }
@@ -184,6 +186,7 @@ class _Place:
     key: str = ""
     full_key: str = ""
     only_with: str = ""
+    group_only_with: str = ""  # what the group itself exists with, and so does its `name`
 
 
 def _walk(cls: type[BaseModel], place: _Place) -> Iterator[KeyInfo]:
@@ -196,7 +199,7 @@ def _walk(cls: type[BaseModel], place: _Place) -> Iterator[KeyInfo]:
         is_label = default == type_words
         yield KeyInfo(
             key,
-            "" if is_label else place.only_with,
+            place.group_only_with if is_label else place.only_with,
             type_words,
             "" if is_label else default,
             field.description or "",
@@ -222,15 +225,16 @@ def _inner(
             # Items of a list are addressed by their name, the one localizer and segmenter are not.
             inner_key = f"{key}.{name}." if key in LISTS else f"{key}."
             only = only_with if key in LISTS else f"{key}.name={name}"
-            yield method, _Place(inner_key, f"{full_key}.{name}.", only)
+            yield method, _Place(inner_key, f"{full_key}.{name}.", only, only_with)
         return
     classes = config_classes(field.annotation)
     for cls in classes:
         if len(classes) == 1:
-            yield cls, _Place(f"{key}.", f"{full_key}.", only_with)
+            yield cls, _Place(f"{key}.", f"{full_key}.", only_with, only_with)
         else:
             choice = choice_name(cls)
-            yield cls, _Place(f"{key}.", f"{full_key}.{choice}.", f"{key}.name={choice}")
+            only = f"{key}.name={choice}"
+            yield cls, _Place(f"{key}.", f"{full_key}.{choice}.", only, only_with)
 
 
 def _trained_localizers() -> list[str]:

@@ -309,7 +309,9 @@ def _pseudo_rule(recipe: Recipe) -> PseudoMaskConfig:
     """Say what pixels without evidence become, where the recipe leaves it to the localizer."""
     if recipe.pseudo.no_evidence != "auto":
         return recipe.pseudo
-    is_known = recipe.localize.writes_background
+    is_known = recipe.localize.writes_background or any(
+        step.leaves_open for step in recipe.refine.steps
+    )
     return recipe.pseudo.model_copy(update={"no_evidence": "ignore" if is_known else "background"})
 
 
@@ -350,18 +352,20 @@ def _evaluate_inputs(recipe: Recipe, stages: Plan) -> EvaluateInputs:
     from wsseg.segment.rounds import mask_folders
 
     refined = []
-    tuned = False
+    tuned = leaves_open = False
     has_background = recipe.localize.writes_background
     trained = trained_part(recipe.localize)
     for step, stage in zip(recipe.refine.steps, stages.refine, strict=True):
         content = step.model_dump()
         state = stage.state().get("state", {})
         has_background |= step.writes_background
+        leaves_open |= step.leaves_open
         tuned |= bool(state.get("tuned_on_masks"))
         threshold = state.get("threshold")
         if content["name"] == "background_constant":
             threshold = content["value"]
-        refined.append(RefinedStage(content["name"], stage, has_background, threshold, tuned))
+        marks = (has_background, threshold, tuned, leaves_open)
+        refined.append(RefinedStage(content["name"], stage, *marks))
     segmenter_tuned = recipe.segment is not None and recipe.segment.validate_on == "val_masks"
     return EvaluateInputs(
         localize=stages.localize,

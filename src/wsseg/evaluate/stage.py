@@ -43,6 +43,7 @@ class RefinedStage:
         has_background: Whether row 0 of its scores means something yet.
         threshold: The background threshold that this step chose, if it chose one.
         tuned_on_masks: Whether this step or one before it looked at ground-truth masks.
+        leaves_open: Whether pixels without any evidence are not known; they count as a miss.
     """
 
     name: str
@@ -50,6 +51,7 @@ class RefinedStage:
     has_background: bool
     threshold: float | None
     tuned_on_masks: bool
+    leaves_open: bool = False
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,8 @@ def _refined_entry(
     split: str,
 ) -> dict[str, Any] | None:
     def read(sample: Sample, truth: np.ndarray) -> np.ndarray:
-        return _strongest(step.folder, sample, truth, open_pixels=inputs.has_background)
+        open_pixels = inputs.has_background or step.leaves_open
+        return _strongest(step.folder, sample, truth, open_pixels=open_pixels)
 
     label = StageLabel(
         f"refine/{step.name}",
