@@ -15,6 +15,7 @@ from wsseg.cues.source import check_cue, configured_cue
 from wsseg.data.dataset import Dataset
 from wsseg.errors import RecipeError
 from wsseg.localize.direct import DirectLocalizerConfig, trained_part
+from wsseg.localize.rounds import check_rounds
 from wsseg.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def preflight(
         MissingWeightsError: When pre-trained weights are not at hand or do not fit.
     """
     num_classes = dataset.classes.num_classes
+    if "localize" in wanted and not stages.localize.is_done:
+        check_rounds(recipe.localize, dataset)
     trained = trained_part(recipe.localize)
     if isinstance(recipe.localize, DirectLocalizerConfig):
         _check_without_network(recipe, recipe.localize, wanted)

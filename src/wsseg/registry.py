@@ -40,6 +40,7 @@ TABLES: dict[str, dict[str, str]] = {
         "inner_boxes": "wsseg.localize.boxes.fill:inner_boxes",
         "mdc": "wsseg.localize.tags.mdc:mdc",
         "recam": "wsseg.localize.tags.recam:recam",
+        "sc_cam": "wsseg.localize.tags.sc_cam:sc_cam",
         "toco": "wsseg.localize.tags.toco:toco",
     },
     "refiners": {

@@ -66,7 +66,7 @@ class TagData:
             maps, (1, h, w) each, 0 where the crop is padded.
         """
         sample = self.samples[index]
-        image = read_working_image(sample.image_path, self.max_side_px)
+        image = self.read(sample)
         augmented = augment(image, None, rng, self.config, in_channels=self.in_channels)
         maps = {
             name: aligned_view(source, sample, image, augmented.geometry)
@@ -78,6 +78,10 @@ class TagData:
             "valid": augmented.valid[None].astype(np.float32),
             **maps,
         }
+
+    def read(self, sample: Sample) -> NDArray[np.uint8]:
+        """Read an image as it is before any random change, (H, W, 3) uint8 RGB."""
+        return read_working_image(sample.image_path, self.max_side_px)
 
     def sample_weights(self) -> NDArray[np.float64]:
         """Weigh images so that every class, and the images without any, is drawn equally often.

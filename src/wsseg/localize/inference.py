@@ -126,6 +126,26 @@ def classify(
     return _sigmoid(logits)
 
 
+@torch.no_grad()
+def mean_features(net: ClassMapNet, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Average the features of one image over all cells.
+
+    Args:
+        net: A trained network; set to evaluation mode.
+        image: (H, W, 3) uint8 RGB, fed at its own size, not mirrored.
+
+    Returns:
+        (D,) float32.
+    """
+    image = _checked(image)
+    resized = _resized(image, _network_size(image, 1.0, _multiple(net)))
+    parameter = next(net.parameters())
+    planes = normalise(resized, 1 if net.backbone.in_channels == 1 else 3)
+    features = net.eval().features(torch.from_numpy(planes)[None].to(parameter))
+    vector: NDArray[np.float32] = features.float().mean(dim=(2, 3))[0].cpu().numpy()
+    return vector
+
+
 def normalised(maps: NDArray[np.float32], rule: str) -> NDArray[np.float32]:
     """Bring averaged class maps to [0, 1].
 

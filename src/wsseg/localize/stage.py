@@ -11,11 +11,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wsseg import console
 from wsseg.context import RunContext
 from wsseg.data.dataset import Dataset, Sample
-from wsseg.data.scores import save_scores
+from wsseg.data.scores import Scores, save_scores
 from wsseg.data.working import read_working_image
 from wsseg.device import best_device
 from wsseg.errors import DataError
@@ -23,12 +24,12 @@ from wsseg.localize.config import LocalizerConfig, TagLocalizerConfig
 from wsseg.localize.data import TagData
 from wsseg.localize.direct import DirectLocalizerConfig
 from wsseg.localize.direct_stage import localize_direct, note_left_out
+from wsseg.localize.rounds import Mapper, RoundInputs, Rounds, rounds_method, train_rounds
 from wsseg.processes import from_main_process
 from wsseg.rundir import StageDir
 
 if TYPE_CHECKING:
     from wsseg.localize.aligned import AlignedMap
-    from wsseg.localize.extract import Explainable
     from wsseg.nets.cam_head import ClassMapNet
 
 VERSION = 1
@@ -64,15 +65,12 @@ def localize(
     if stage.begin():
         return
     started = time.perf_counter()
-    from wsseg.localize.inference import prepare
-
-    device = best_device()
-    net = prepare(train_localizer(dataset, config, stage, context), config.inference, device)
+    maps = _mapper(dataset, config, stage, context)
     samples = [s for s in dataset.samples if _has_class_ids(s, config)]
     note_left_out(dataset, samples, "tags", _UNTAGGED)
     stage.for_each(
         samples,
-        lambda sample: _localize_one(sample, net, config, stage, context),
+        lambda sample: _localize_one(sample, maps, stage),
         title="localize: maps",
     )
     stage.finish(seconds=time.perf_counter() - started)
@@ -101,6 +99,41 @@ def _has_class_ids(sample: Sample, config: TagLocalizerConfig) -> bool:
     return sample.labels.tags is not None or config.inference.tags == "predicted"
 
 
+def _mapper(
+    dataset: Dataset, config: TagLocalizerConfig, stage: StageDir, context: RunContext
+) -> Mapper:
+    """Train, and give what makes the scores and class probabilities of an image."""
+    rounds = _rounds(dataset, config, stage, context)
+    from_rounds = None if rounds is None else rounds.mapper()
+    if from_rounds is not None:
+        return from_rounds
+    from wsseg.localize.inference import class_maps, prepare
+
+    trained = train_localizer(dataset, config, stage, context)
+    net = prepare(trained, config.inference, best_device())
+
+    def maps(sample: Sample) -> tuple[Scores, NDArray[np.float32]]:
+        image = read_working_image(sample.image_path, context.max_side_px)
+        return class_maps(net, image, sample.labels.tags, config.inference)
+
+    return maps
+
+
+def _rounds(
+    dataset: Dataset, config: TagLocalizerConfig, stage: StageDir, context: RunContext
+) -> Rounds | None:
+    """Do the rounds of a localizer that is trained in several; None for all others."""
+    method = rounds_method(config)
+    if method is None:
+        return None
+    samples = [s for s in dataset.split("train") if s.labels.tags is not None]
+    check_trainable(samples, dataset)
+    mapped = tuple(s for s in dataset.samples if _has_class_ids(s, config))
+    folder, mark = stage.path / "training", stage.fingerprint
+    inputs = RoundInputs(dataset, tuple(samples), mapped, config, context, folder, mark)
+    return train_rounds(method, inputs)
+
+
 def train_localizer(
     dataset: Dataset, config: TagLocalizerConfig, stage: StageDir, context: RunContext
 ) -> ClassMapNet:
@@ -116,6 +149,9 @@ def train_localizer(
     from wsseg.training.loop import fit
     from wsseg.training.seeds import seed_everything
 
+    rounds = _rounds(dataset, config, stage, context)
+    if rounds is not None:
+        return rounds.network()
     samples = [s for s in dataset.split("train") if s.labels.tags is not None]
     check_trainable(samples, dataset)
     data = TagData(
@@ -211,17 +247,7 @@ def check_trainable(samples: list[Sample], dataset: Dataset) -> None:
         )
 
 
-def _localize_one(
-    sample: Sample,
-    net: Explainable,
-    config: TagLocalizerConfig,
-    stage: StageDir,
-    context: RunContext,
-) -> dict[str, Any]:
-    from wsseg.localize.inference import class_maps
-
-    image = read_working_image(sample.image_path, context.max_side_px)
-    tags = sample.labels.tags
-    scores, probabilities = class_maps(net, image, tags, config.inference)
+def _localize_one(sample: Sample, maps: Mapper, stage: StageDir) -> dict[str, Any]:
+    scores, probabilities = maps(sample)
     save_scores(stage.file("scores", sample.id, ".npz"), scores)
     return {"probabilities": [round(float(p), 5) for p in probabilities]}
