@@ -64,8 +64,10 @@ def preflight(
     if "refine" in wanted:
         _check_steps(dataset, recipe, stages, context)
     if "segment" in wanted and recipe.segment is not None and not stages.segment.is_done:
+        from wsseg.segment.rounds import check_self_training
         from wsseg.segment.stage import check_validation, starts_from_localizer
 
+        check_self_training(dataset, recipe.segment)
         check_validation(dataset, recipe.segment, context)
         make_segmenter = registry.load("segmenters", recipe.segment.model_dump()["name"])
         segmenter = make_segmenter(config=recipe.segment, num_classes=num_classes)
