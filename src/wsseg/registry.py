@@ -31,6 +31,7 @@ TABLES: dict[str, dict[str, str]] = {
     "localizers": {
         "acfn": "wsseg.localize.tags.acfn:acfn",
         "acol": "wsseg.localize.tags.acol:acol",
+        "ae_psl": "wsseg.localize.tags.ae_psl:ae_psl",
         "cam": "wsseg.localize.tags.cam:cam",
         "crf_boxes": "wsseg.localize.boxes.crf:crf_boxes",
         "eps": "wsseg.localize.tags.eps:eps",
