@@ -76,6 +76,8 @@ TABLES: dict[str, dict[str, str]] = {
         "smp": "wsseg.segment.task:smp",
     },
     "segments": {
+        "folder": "wsseg.cues.segments_folder:folder",
+        "sam": "wsseg.cues.segments_sam:sam",
         "superpixels": "wsseg.cues.segments_tree:superpixel_tree",
     },
 }

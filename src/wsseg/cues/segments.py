@@ -27,6 +27,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 
 from wsseg import registry
 from wsseg.config import MethodConfig
+from wsseg.errors import DataError
 
 Bools = npt.NDArray[np.bool_]
 
@@ -221,8 +222,8 @@ class OpenedImage(Protocol):
             prompts: The questions.
 
         Returns:
-            Per prompt up to three segments, a part, a larger part and the whole, by rising area;
-            none where nothing stands apart there.
+            Per prompt up to three segments, a part, a larger part and the whole; none where
+            nothing stands apart there.
 
         Raises:
             DataError: When a point lies outside of the image.
@@ -244,6 +245,24 @@ class SegmentBackend(Protocol):
             context: What else is known; None means nothing is.
         """
         ...
+
+
+def check_points(prompt: Prompt, size: tuple[int, int]) -> None:
+    """Refuse points that lie outside of an image.
+
+    Args:
+        prompt: The prompt.
+        size: (H, W) of the image.
+
+    Raises:
+        DataError: Naming the first of them.
+    """
+    height, width = size
+    for x, y in prompt.points:
+        if not (0 <= x < width and 0 <= y < height):
+            raise DataError(
+                f"The point ({x:g}, {y:g}) lies outside of the image of {width} x {height} px."
+            )
 
 
 def open_segments(

@@ -12,7 +12,8 @@ from wsseg.atomic import atomic_path
 from wsseg.cues.segments import Segments
 from wsseg.errors import DataError
 
-_DAMAGE = (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged archive raises."""
 
 
 def save_segments(path: Path, segments: Segments) -> None:
@@ -52,7 +53,7 @@ def load_segments(path: Path) -> Segments:
             return Segments(archive["packed"], archive["scores"], (height, width), logits)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Run the stage that writes it again.") from None
-    except _DAMAGE as fault:
+    except DAMAGE as fault:
         raise DataError(
             f"{path}: not a valid segments file ({fault}). Delete it and run its stage again."
         ) from fault

@@ -31,10 +31,9 @@ import numpy.typing as npt
 
 from wsseg.cues.protocol import check_rgb
 from wsseg.cues.region_tree import Doubles, Ints, RegionTree, build_tree
-from wsseg.cues.segments import OpenedImage, Prompt, Segments, SegmentsContext
+from wsseg.cues.segments import OpenedImage, Prompt, Segments, SegmentsContext, check_points
 from wsseg.cues.segments_config import Superpixels
 from wsseg.cues.superpixels import superpixels
-from wsseg.errors import DataError
 
 __all__ = ["Superpixels", "TreeSegments", "lifetimes", "superpixel_tree"]
 
@@ -135,7 +134,7 @@ class TreeSegments:
 
     def _answer(self, prompt: Prompt) -> Segments:
         """Cut a family of nested areas at its most stable places."""
-        _check_points(prompt, self.size)
+        check_points(prompt, self.size)
         num_leaves = self.tree.num_leaves
         allowed = np.ones(num_leaves, bool)
         late, limit = np.zeros(num_leaves), float(self.tree.heights[-1])
@@ -270,15 +269,6 @@ def lifetimes(times: Doubles, areas: Doubles, limit: float) -> Doubles:
     ends = np.searchsorted(areas, areas / _SAME, side="right")
     found: Doubles = np.append(times, max(limit, float(times[-1])))[ends] - born
     return found
-
-
-def _check_points(prompt: Prompt, size: tuple[int, int]) -> None:
-    height, width = size
-    for x, y in prompt.points:
-        if not (0 <= x < width and 0 <= y < height):
-            raise DataError(
-                f"The point ({x:g}, {y:g}) lies outside of the image of {width} x {height} px."
-            )
 
 
 def _pixels_of(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
