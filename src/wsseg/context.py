@@ -18,6 +18,7 @@ class RunContext:
         recipe: Name of the recipe, for the model card.
         supervision: Which labels and outside knowledge are used, for the model card.
         cues_dir: Where maps of cues are kept for all stages; None: in the stage that needs them.
+        cues: Where the maps of the recipe's cues come from, for the model card.
         localizer_fingerprint: Names the training of the run's localizer, for cues made with it.
     """
 
@@ -28,3 +29,4 @@ class RunContext:
     supervision: str = "I"
     cues_dir: Path | None = None
     localizer_fingerprint: str = ""
+    cues: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from wsseg import console
 from wsseg.atomic import remove_temporaries, write_json, write_text
 from wsseg.context import RunContext
+from wsseg.cues.origin import cue_origins
 from wsseg.data.dataset import Dataset
 from wsseg.data.rendered import keep_rendered, with_kept
 from wsseg.device import machine_facts
@@ -247,6 +248,7 @@ def _run_stages(
         recipe.supervision,
         cues_dir=folder.path / "cues",
         localizer_fingerprint=stages.localize.fingerprint,
+        cues=cue_origins(recipe.model_dump(mode="json")),
     )
     preflight(dataset, recipe, stages, wanted, context)
     usable = with_sound_masks(readable(dataset, stages.images), stages.ground_truth)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -80,6 +81,14 @@ class Anomaly(CueConfig):
     def needs_localizer(self) -> bool:
         """Whether the features are those of the run's trained localizer."""
         return self.init == "localizer"
+
+    @property
+    def origin(self) -> str:
+        """Where the maps come from."""
+        weights = {"localizer": "the run's localizer", "none": "an untrained network"}.get(
+            self.init, f"{self.backbone} with weights {Path(self.init).name}"
+        )
+        return f"distance from the images tagged ok, by features of {weights}"
 
     @model_validator(mode="after")
     def _check_network(self) -> Self:

@@ -30,6 +30,11 @@ class Folder(CueConfig):
         "stands out.",
     )
 
+    @property
+    def origin(self) -> str:
+        """Where the maps come from."""
+        return "maps of another tool; what it was trained on is not known here"
+
 
 class FolderCue:
     """Reads the map of an image from a folder."""

@@ -28,6 +28,9 @@ from wsseg.errors import DataError
 if TYPE_CHECKING:
     from wsseg.nets.cam_head import ClassMapNet
 
+FROM_THE_IMAGE = "computed from the image alone, without trained weights"
+"""What `CueConfig.origin` says of weight-free cues."""
+
 CueMap = npt.NDArray[np.float32]
 """(H, W) float32 in [0, 1]."""
 
@@ -40,6 +43,11 @@ class CueConfig(MethodConfig):
     """
 
     is_stored: ClassVar[bool] = True
+
+    @property
+    def origin(self) -> str:
+        """Where the maps come from, in words for report and model card."""
+        return "of another package, which does not say where its maps come from"
 
 
 def _checked_settings(value: Any) -> Any:

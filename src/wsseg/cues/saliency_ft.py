@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from wsseg.cues.lab import lab_image
-from wsseg.cues.protocol import CueConfig, CueContext, CueMap, check_rgb
+from wsseg.cues.protocol import FROM_THE_IMAGE, CueConfig, CueContext, CueMap, check_rgb
 from wsseg.cues.saliency import stretched
 
 _BINOMIAL = np.array([1, 4, 6, 4, 1], np.float32) / 16
@@ -25,6 +25,11 @@ class Ft(CueConfig):
     """Settings of the cue `ft`."""
 
     name: Literal["ft"] = Field("ft", description="Which cue: distance from the mean colour.")
+
+    @property
+    def origin(self) -> str:
+        """Where the maps come from."""
+        return FROM_THE_IMAGE
 
 
 def ft(

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from wsseg.cues.lab import lab_image
-from wsseg.cues.protocol import CueConfig, CueContext, CueMap, check_rgb
+from wsseg.cues.protocol import FROM_THE_IMAGE, CueConfig, CueContext, CueMap, check_rgb
 from wsseg.cues.saliency import stretched
 from wsseg.data.working import working_size
 
@@ -76,6 +76,11 @@ class Mbd(CueConfig):
     steepness: float = Field(
         10.0, ge=0, le=100, description="Steepness of the final sigmoid. 0: none."
     )
+
+    @property
+    def origin(self) -> str:
+        """Where the maps come from."""
+        return FROM_THE_IMAGE
 
 
 def mbd(

@@ -58,6 +58,11 @@ class Model(CueConfig):
         "with one or two outputs.",
     )
 
+    @property
+    def origin(self) -> str:
+        """Where the maps come from."""
+        return f"maps of the trained network {'/'.join(Path(self.model).parts[-2:])}"
+
 
 class ModelCue:
     """Runs a segmentation network."""

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from wsseg.cues.lab import lab_image
-from wsseg.cues.protocol import CueConfig, CueContext, CueMap, check_rgb
+from wsseg.cues.protocol import FROM_THE_IMAGE, CueConfig, CueContext, CueMap, check_rgb
 from wsseg.cues.saliency import stretched
 from wsseg.cues.superpixels import SuperpixelConfig, superpixels
 
@@ -56,6 +56,11 @@ class Rbd(CueConfig):
     smoothness: float = Field(
         0.1, ge=0, le=10, description="μ: least weight that joins neighbouring superpixels."
     )
+
+    @property
+    def origin(self) -> str:
+        """Where the maps come from."""
+        return FROM_THE_IMAGE
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from wsseg.cues.protocol import CueConfig, CueContext, CueMap, check_rgb
+from wsseg.cues.protocol import FROM_THE_IMAGE, CueConfig, CueContext, CueMap, check_rgb
 from wsseg.cues.saliency import stretched
 
 # Deviation of grey values in [0, 1] that rounding to 8 bits makes. Drawn images have spectra with
@@ -40,6 +40,11 @@ class SpectralResidual(CueConfig):
     sigma_px: float = Field(
         8.0, gt=0, le=100, description="Gaussian blur of the result, in pixels of that square."
     )
+
+    @property
+    def origin(self) -> str:
+        """Where the maps come from."""
+        return FROM_THE_IMAGE
 
 
 def spectral_residual(

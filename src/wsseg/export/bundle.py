@@ -29,7 +29,7 @@ CARD_FILE = "README.md"
 
 _SUPERVISION = {
     "I": "image tags only",
-    "I+S": "image tags and saliency maps of a trained saliency network",
+    "I+S": "image tags and saliency maps",
     "I+SAM": "image tags and the Segment Anything model (trained on masks)",
     "I+CLIP": "image tags and the CLIP model (trained on image-text pairs)",
     "boxes": "bounding boxes",
@@ -52,6 +52,9 @@ class ModelInfo(Config):
     )
     recipe: str = Field("", description="Name of the recipe, usually that of a paper.")
     supervision: str = Field("I", description="Which labels and outside knowledge were used.")
+    cues: tuple[str, ...] = Field(
+        (), description="Which methods learned from a cue, and where its maps come from."
+    )
     data: dict[str, str | int | float] = Field(
         default={}, description="What it was trained on: source, number of images, fingerprint."
     )
@@ -204,6 +207,8 @@ def model_card(info: ModelInfo) -> str:
         f"Labels and outside knowledge ({info.supervision}): {supervision}. First weights of the "
         f"encoder: {settings.get('weights', 'unknown')}.",
         "",
+        *(f"- Cue of {line}" for line in info.cues),
+        *([""] if info.cues else []),
         "## Network",
         "",
         *_table({key: settings.get(key, "-") for key in ("name", "architecture", "encoder")}),

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from wsseg.atomic import read_jsonl
+from wsseg.cues.origin import cue_origins
 from wsseg.report.model import Failure, RecipeSummary, StageRun
 from wsseg.rundir import MANIFEST_FILE, STAGE_FILE
 
@@ -61,7 +62,12 @@ def read_recipe(run_dir: Path, problems: list[str]) -> RecipeSummary | None:
         pretraining=tuple(_pretraining(content)),
         tuned_on_masks=tuple(_tuned_on_masks(run_dir, content)),
         seed=seed if isinstance(seed, int) else None,
-        facts=(*_comment_facts(text), *_key_facts(content), *_machine_facts(run_dir)),
+        facts=(
+            *(("cue of", line) for line in cue_origins(content)),
+            *_comment_facts(text),
+            *_key_facts(content),
+            *_machine_facts(run_dir),
+        ),
         text=text,
     )
 

@@ -235,6 +235,7 @@ def _write_bundle(
         max_side_px=context.max_side_px,
         recipe=context.recipe,
         supervision=context.supervision,
+        cues=context.cues,
         data={
             "source": dataset.root.name,
             "train images": len(dataset.split("train")),
