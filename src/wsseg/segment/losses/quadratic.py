@@ -58,8 +58,9 @@ class BilateralAffinity:
     """The affinity exp(-|dxy|^2 / 2 sxy^2 - |drgb|^2 / 2 srgb^2) between the cells of each image.
 
     It is that of the permutohedral lattice (Adams, Baek and Davis, 2010) without normalisation,
-    which is about half of the exact kernel, much the same everywhere. Padding is not in it: its
-    rows and columns are 0.
+    which is about half of the exact kernel, much the same everywhere. It is symmetric but for the
+    order in which the lattice blurs its axes; gradients take it for symmetric, as published.
+    Padding is not in it: its rows and columns are 0.
 
     Args:
         grid: The batch on the grid.
