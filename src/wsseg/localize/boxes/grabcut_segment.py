@@ -16,7 +16,7 @@ from wsseg.localize.boxes.windows import BoxWindow
 Bools = npt.NDArray[np.bool_]
 
 # OpenCV fits five colour clusters to each side; with fewer pixels it stops with an error.
-_MIN_PIXELS = 16
+_MIN_PIXELS = 8
 
 
 def surrounding(window: BoxWindow, size: tuple[int, int], margin_frac: float) -> BoxWindow:
@@ -48,7 +48,6 @@ def segment_crop(
     inside: Bools,
     *,
     iterations: int,
-    sure: Bools | None = None,
     seed: int = 0,
 ) -> Bools | None:
     """Run GrabCut on a crop whose outside of the box is background.
@@ -57,7 +56,6 @@ def segment_crop(
         crop: (h, w, 3) uint8 RGB.
         inside: (h, w) bool, True where foreground is possible; everything else is background.
         iterations: Rounds of fitting colours and cutting.
-        sure: (h, w) bool, pixels that are foreground for certain; None: none.
         seed: Seed of OpenCV's generator.
 
     Returns:
@@ -66,11 +64,30 @@ def segment_crop(
     """
     import cv2
 
-    if inside.sum() < _MIN_PIXELS or (~inside).sum() < _MIN_PIXELS:
-        return None
     mask = np.where(inside, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
-    if sure is not None:
-        mask[sure & inside] = cv2.GC_FGD
+    return cut(crop, mask, iterations=iterations, seed=seed)
+
+
+def cut(
+    crop: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8], *, iterations: int, seed: int = 0
+) -> Bools | None:
+    """Run GrabCut from its own labels.
+
+    Args:
+        crop: (h, w, 3) uint8 RGB.
+        mask: (h, w) uint8 of ``cv2.GC_BGD``, ``GC_FGD``, ``GC_PR_BGD`` and ``GC_PR_FGD``; changed.
+        iterations: Rounds of fitting colours and cutting.
+        seed: Seed of OpenCV's generator.
+
+    Returns:
+        (h, w) bool, True at the foreground; None where there are too few pixels on one side, or
+        OpenCV cannot tell the two apart.
+    """
+    import cv2
+
+    is_foreground = np.isin(mask, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    if is_foreground.sum() < _MIN_PIXELS or (~is_foreground).sum() < _MIN_PIXELS:
+        return None
     bgr = np.ascontiguousarray(crop[..., ::-1])
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(seed)

@@ -1,0 +1,1 @@
+"""Localizers that work from scribbles."""

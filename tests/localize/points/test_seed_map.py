@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from wsseg.data.labels import Points, Scribbles, WeakLabels
+from wsseg.localize.direct import LocalizeContext
+from wsseg.localize.points.seed_map import (
+    border_background,
+    draw_seeds,
+    fill_from_seeds,
+    seeds_of,
+    stroke_mask,
+)
+from wsseg.localize.points.seeds import Seeds, seeds
+
+SIZE = (20, 30)
+
+
+def points(*items) -> WeakLabels:
+    return WeakLabels(points=Points([xy for xy, _ in items], [c for _, c in items]))
+
+
+def segment_distance(x, y, start, end) -> float:
+    """Distance from a point to a segment, by trying many places on it."""
+    shares = np.linspace(0, 1, 2001)
+    along = np.asarray(start)[None] + shares[:, None] * (np.asarray(end) - np.asarray(start))[None]
+    return float(np.hypot(along[:, 0] - x, along[:, 1] - y).min())
+
+
+def test_a_stroke_holds_the_pixels_close_to_its_line():
+    line = np.array([[3.2, 4.1], [20.7, 12.3], [6.0, 17.5]])
+    found = stroke_mask(line, 1.5, SIZE)
+    for row in range(SIZE[0]):
+        for column in range(SIZE[1]):
+            distance = min(
+                segment_distance(column + 0.5, row + 0.5, a, b) for a, b in pairwise(line)
+            )
+            if abs(distance - 1.5) > 1e-3:
+                assert found[row, column] == (distance < 1.5), (row, column)
+
+
+def test_a_straight_scribble_is_three_pixels_wide_with_round_ends():
+    labels = WeakLabels(scribbles=Scribbles(([[5.5, 8.5], [12.5, 8.5]],), [2]))
+    found = draw_seeds(labels, SIZE)
+    assert (found[7:10, 5:13] == 2).all()
+    assert found[8, 4] == found[8, 13] == 2
+    assert (found[[6, 10]] == 255).all()
+    assert (found == 2).sum() == 3 * 8 + 2 * 3
+
+
+def test_a_line_is_not_closed_and_one_point_is_a_dot():
+    corner = Scribbles(([[2.5, 2.5], [12.5, 2.5], [12.5, 12.5]], [[20.5, 10.5]]), [1, 3])
+    found = draw_seeds(WeakLabels(scribbles=corner), SIZE)
+    assert found[8, 7] == 255
+    assert (found[9:12, 19:22] == 3).sum() == 9
+    assert (found == 3).sum() == 9
+
+
+def test_a_point_is_a_disc_around_the_centre_of_its_pixel():
+    found = draw_seeds(points(((10.9, 7.1), 4)), SIZE, point_radius_px=2)
+    rows, columns = np.nonzero(found == 4)
+    assert ((rows - 7) ** 2 + (columns - 10) ** 2 <= 4).all()
+    assert len(rows) == 13
+    one = draw_seeds(points(((10.9, 7.1), 4)), SIZE, point_radius_px=0.1)
+    assert np.argwhere(one == 4).tolist() == [[7, 10]]
+
+
+def test_between_two_points_the_nearer_one_wins_and_ties_are_open():
+    found = draw_seeds(points(((5.5, 5.5), 1), ((9.5, 5.5), 2)), SIZE, point_radius_px=3)
+    assert found[5, 2:13].tolist() == [1, 1, 1, 1, 1, 255, 2, 2, 2, 2, 2]
+
+
+def test_two_points_of_two_classes_on_one_pixel_are_open_and_of_one_class_are_not():
+    contested = draw_seeds(points(((5.5, 5.5), 1), ((5.5, 5.5), 2)), SIZE)
+    assert (contested == 255).all()
+    same = draw_seeds(points(((5.5, 5.5), 1), ((5.5, 5.5), 1)), SIZE)
+    assert same[5, 5] == 1
+
+
+def test_where_strokes_of_two_classes_cross_nothing_is_known():
+    crossing = Scribbles(([[5.5, 8.5], [15.5, 8.5]], [[10.5, 3.5], [10.5, 13.5]]), [1, 2])
+    found = draw_seeds(WeakLabels(scribbles=crossing), SIZE)
+    assert (found[7:10, 9:12] == 255).all()
+    assert found[8, 6] == 1
+    assert found[4, 10] == 2
+    both = WeakLabels(scribbles=Scribbles(([[5.5, 8.5], [15.5, 8.5]],), [1]), points=Points(
+        [[10.5, 8.5]], [2]))  # fmt: skip
+    mixed = draw_seeds(both, SIZE, point_radius_px=3)
+    assert mixed[8, 10] == 255
+    assert mixed[11, 10] == 2
+    assert mixed[8, 6] == 1
+
+
+def test_points_outside_of_the_image_are_left_out_and_told():
+    context = LocalizeContext()
+    labels = points(((-1, 5), 1), ((30, 5), 1), ((5, 20.0), 2), ((29.9, 19.9), 2))
+    found = draw_seeds(labels, SIZE, context=context)
+    assert found[19, 29] == 2
+    assert not (found == 1).any()
+    assert context.facts["notes"] == ["3 point(s) outside of the image were left out"]
+
+
+def test_automatic_background_is_superpixels_at_the_border_without_a_seed():
+    image = np.zeros((40, 40, 3), np.uint8)
+    image[:, 20:] = 255
+    seeds_map = np.full((40, 40), 255, np.uint8)
+    seeds_map[2, 2] = 1
+    found = border_background(image, seeds_map, Seeds().superpixels)
+    assert not found[2, 2]
+    assert not found[20, 20]
+    assert found[-1, -1]
+    assert found[0, -1]
+    # Superpixels in the middle do not touch the border.
+    assert not found[15:25, 15:25].any()
+
+
+def test_automatic_background_stands_in_only_where_nobody_marked_any():
+    image = np.random.default_rng(0).integers(0, 255, (40, 40, 3)).astype(np.uint8)
+    labels = points(((20, 20), 3))
+    context = LocalizeContext()
+    found = seeds_of(image, labels, Seeds(background="border"), context)
+    assert (found == 0).any()
+    assert context.facts["automatic_background"] == pytest.approx((found == 0).mean(), abs=1e-4)
+    assert not (seeds_of(image, labels, Seeds(background="none")) == 0).any()
+    marked = WeakLabels(points=labels.points, scribbles=Scribbles(([[2.5, 2.5], [8.5, 2.5]],), [0]))
+    drawn = seeds_of(image, marked, Seeds(background="border"))
+    assert (drawn == 0).sum() == 3 * 7 + 2 * 3
+
+
+def test_seeds_that_cannot_grow_say_why():
+    none = np.full((2, 2), 255, np.uint8)
+    assert "no seed lies in the image" in fill_from_seeds(none)
+    one = none.copy()
+    one[0, 0] = 3
+    assert "one class" in fill_from_seeds(one)
+    two = one.copy()
+    two[1, 1] = 0
+    assert fill_from_seeds(two) == ""
+    assert "every pixel" in fill_from_seeds(np.array([[0, 1]], np.uint8))
+
+
+def test_seeds_are_the_marked_pixels_and_the_rest_is_unknown():
+    labels = points(((10.5, 10.5), 4))
+    scores = seeds(np.zeros((*SIZE, 3), np.uint8), labels)
+    assert scores.class_ids.tolist() == [0, 4]
+    drawn = draw_seeds(labels, SIZE)
+    assert np.array_equal(scores.values[1] == 1, drawn == 4)
+    assert np.array_equal(scores.unknown, drawn == 255)
