@@ -27,6 +27,7 @@ GROUPS: dict[str, registry.Group] = {
     "refine.steps.background_cue_hard.cue": "cues",
     "refine.steps.guided_labelling.cue": "cues",
     "segment": "segmenters",
+    "segment.loss.cue": "cues",
     "segment.rounds.cleanups.segments": "segments",
 }
 """The keys whose settings are those of registered methods."""
