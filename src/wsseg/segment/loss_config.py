@@ -203,6 +203,41 @@ class PointLoss(AddedTermsConfig):
         return True
 
 
+class PslLoss(AddedTermsConfig):
+    """Prohibitive segmentation learning: the mined masks, and the network's own."""
+
+    needs_tags: ClassVar[bool] = True
+
+    name: Literal["psl"] = Field(
+        "psl", description="psl: the masks, and the network's own without unlikely classes."
+    )
+    online_weight: float = Field(
+        1.0,
+        ge=0,
+        le=100,
+        description="Weight of the cross-entropy with the network's own labels, where the "
+        "probability that the image shows a class weighs that of the pixel; 0: none.",
+    )
+    classification_weight: float = Field(
+        1.0,
+        ge=0,
+        le=100,
+        description="Weight of the loss of the branch that classifies the image.",
+    )
+    start_frac: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Fraction of the training after which own labels count; 0: from the start. A "
+        "network from scratch has none that are worth it before.",
+    )
+
+    @property
+    def needs_valid(self) -> bool:
+        """Whether the loss must know what is padding."""
+        return True
+
+
 class SecLoss(Config):
     """Seed, expand and constrain: the pseudo masks are seeds, 255 is unknown."""
 
@@ -279,7 +314,7 @@ def _named(value: Any) -> Any:
 
 
 SegmenterLoss = Annotated[
-    LossConfig | SecLoss | DsrgLoss | FillingRateLoss | PointLoss,
+    LossConfig | SecLoss | DsrgLoss | FillingRateLoss | PointLoss | PslLoss,
     Field(discriminator="name"),
     BeforeValidator(_named),
 ]

@@ -15,6 +15,7 @@ from wsseg.segment.loss_config import (
     FillingRateLoss,
     LossConfig,
     PointLoss,
+    PslLoss,
     SecLoss,
 )
 from wsseg.segment.losses.added import AddedTerms
@@ -27,10 +28,11 @@ from wsseg.segment.losses.dice import dice
 from wsseg.segment.losses.dsrg import dsrg
 from wsseg.segment.losses.filling_rate import filling_targets
 from wsseg.segment.losses.noisy import PixelRule
+from wsseg.segment.losses.prohibitive import mean_features, psl
 from wsseg.segment.losses.sec import sec
 from wsseg.segment.losses.whats_the_point import whats_the_point
 
-AnyLoss = LossConfig | SecLoss | DsrgLoss | FillingRateLoss | PointLoss
+AnyLoss = LossConfig | SecLoss | DsrgLoss | FillingRateLoss | PointLoss | PslLoss
 
 
 class SegmenterTask(nn.Module):
@@ -49,6 +51,7 @@ class SegmenterTask(nn.Module):
         filling_rates: (C + 1,) float32 parts of boxes that objects fill, entry 0 being 1; see
             :meth:`set_filling_rates`.
         terms: What is added to the loss; None where nothing can be.
+        branch: Classifies the image by the network's features, for losses that ask for it.
         progress: Fraction of the training that is over, in [0, 1]; 1 outside of a training, so
             that all terms are on.
 
@@ -71,6 +74,7 @@ class SegmenterTask(nn.Module):
         self.terms: AddedTerms | None = None
         if isinstance(loss_config, AddedTermsConfig):
             self.terms = AddedTerms(loss_config, net)
+        self.branch = _branch(net, num_classes) if isinstance(loss_config, PslLoss) else None
         if isinstance(loss_config, FillingRateLoss) and loss_config.rates is not None:
             self.set_filling_rates(_given_rates(loss_config.rates, num_classes))
 
@@ -128,7 +132,8 @@ class SegmenterTask(nn.Module):
         Returns:
             Logits (N, C + 1, H, W), and features where a term of the loss looks at them.
         """
-        if self.terms is None or not self.terms.needs_features:
+        asked = self.terms is not None and self.terms.needs_features
+        if not asked and self.branch is None:
             return self(batch["image"]), None
         logits, features = self.net.with_features(batch["image"])  # type: ignore[operator]
         return logits, features
@@ -156,7 +161,7 @@ class SegmenterTask(nn.Module):
             return sec(logits, batch, config)
         if isinstance(config, DsrgLoss):
             return dsrg(logits, batch, config)
-        parts = self._main_parts(logits, batch)
+        parts = self._main_parts(logits, batch, features)
         total = parts.pop("loss")
         if self.terms is not None:
             added = self.terms(logits, batch, features, self.progress)
@@ -167,11 +172,16 @@ class SegmenterTask(nn.Module):
             return {"loss": total}
         return {"loss": total, **{name: part.detach() for name, part in parts.items()}}
 
-    def _main_parts(self, logits: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _main_parts(
+        self, logits: Tensor, batch: dict[str, Tensor], features: FeatureMap | None
+    ) -> dict[str, Tensor]:
         """Compute the loss without added terms, and its parts."""
         config = self.loss_config
         if isinstance(config, PointLoss):
             return whats_the_point(logits, batch, config)
+        if isinstance(config, PslLoss) and self.branch is not None and features is not None:
+            seen = mean_features(features, logits, batch.get("valid"))
+            return psl(logits, self.branch(seen), batch, config, self.progress)
         if isinstance(config, FillingRateLoss):
             pixels = cross_entropy(logits, filling_targets(logits, batch, self.filling_rates))
             return {"loss": pixels, "cross_entropy": pixels}
@@ -219,8 +229,20 @@ class SegmenterTask(nn.Module):
     def head_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the layers that no pre-training has seen."""
         head = getattr(self.net, "head_parameters", None)
-        own = [] if self.terms is None else list(self.terms.parameters())
+        added = (module for module in (self.terms, self.branch) if module is not None)
+        own = [parameter for module in added for parameter in module.parameters()]
         return [*(head() if head is not None else ()), *own]
+
+
+def _branch(net: nn.Module, num_classes: int) -> nn.Linear:
+    """Make the layer that classifies the image by the network's features."""
+    if not hasattr(net, "with_features"):
+        raise RecipeError(
+            f"segment.loss.name is psl, but a {type(net).__name__} does not give its features. "
+            "Set segment.loss.name to cross_entropy, or use segmenter smp."
+        )
+    channels: int = net.feature_channels  # type: ignore[assignment]
+    return nn.Linear(channels, num_classes)
 
 
 def _given_rates(rates: float | tuple[float, ...], num_classes: int) -> Tensor:
