@@ -118,7 +118,7 @@ def _check_without_network(
     name = config.name
     for step in recipe.refine.steps if "refine" in wanted else ():
         where = f'refine.steps: "{step.model_dump()["name"]}"'
-        if step.writes_background:
+        if step.writes_background and config.writes_background:
             raise RecipeError(
                 f'{where} makes the background row anew, but localizer "{name}" knows the '
                 "background already, and what it left open. Remove the step; dense_crf and pamr "

@@ -33,6 +33,7 @@ TABLES: dict[str, dict[str, str]] = {
         "acol": "wsseg.localize.tags.acol:acol",
         "ae_psl": "wsseg.localize.tags.ae_psl:ae_psl",
         "cam": "wsseg.localize.tags.cam:cam",
+        "clip_es": "wsseg.localize.clip_es:clip_es",
         "crf_boxes": "wsseg.localize.boxes.crf:crf_boxes",
         "eps": "wsseg.localize.tags.eps:eps",
         "filled_boxes": "wsseg.localize.boxes.fill:filled_boxes",

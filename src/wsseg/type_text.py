@@ -54,6 +54,8 @@ def type_text(annotation: Any, metadata: Iterable[Any] = ()) -> str:
             least = next((m.min_length for m in metadata if hasattr(m, "min_length")), 0)
             return f"list of {type_text(arguments[0])}" + (f", at least {least}" if least else "")
         return f"[{', '.join(map(type_text, arguments))}]"
+    if origin is dict:
+        return f"mapping of {type_text(arguments[0])} to {type_text(arguments[1])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "settings"
     word = _WORDS.get(annotation, str(annotation).removeprefix("typing."))

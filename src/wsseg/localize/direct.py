@@ -7,7 +7,8 @@ is a function `localizer(image, labels, *, config, context) -> Scores`; its conf
 
 Rules for every direct localizer:
 
-* row 0 of the result is the background, and it is final: no background rule follows;
+* row 0 of the result is the background, and it is final: no background rule follows (unless its
+  settings say ``writes_background = False``: then row 0 is zero, as for localizers from tags);
 * **a pixel whose values are all zero is unknown**: nothing speaks for a class, and nothing for the
   background. Pseudo masks ignore it (255), the dense CRF lets its neighbours decide;
 * the classes of the result are those of the labels; values are float32 in [0, 1];
@@ -40,6 +41,8 @@ class DirectLocalizerConfig(LocalizerConfig):
     """What all localizers without training share.
 
     Attributes:
+        writes_background: Whether row 0 of its scores is final. False for maps of tags alone,
+            whose row 0 is zero and which a background rule follows.
         label_kinds: Kinds of label that the localizer works from (tags, boxes, points, scribbles);
             an image needs at least one of them.
         uses_masks: Whether painted masks of the train split are labels for it, where
@@ -91,6 +94,7 @@ class LocalizeContext:
             mode; None where there is none. Keep what it returns in `shared`.
         shared: Reused between all images of the stage, such as a loaded network.
         facts: What the manifest says about this image (JSON-able); the localizer adds to it.
+        class_names: Names of the classes 1..C, for localizers that go by names.
     """
 
     sample_id: str = ""
@@ -101,6 +105,7 @@ class LocalizeContext:
     localizer: Callable[[], ClassMapNet] | None = None
     shared: dict[Hashable, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
 
     def note(self, text: str) -> None:
         """Add a sentence to the notes of this image's manifest line."""

@@ -80,6 +80,7 @@ def localize_direct(
             mask=_mask_reader(sample, size, config, context),
             localizer=localizer,
             shared=shared,
+            class_names=dataset.classes.names,
         )
         if is_empty(sample.labels) and step.mask is None:
             scores = all_background(size)
