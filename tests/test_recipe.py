@@ -13,7 +13,7 @@ def dumped(recipe: Recipe) -> dict:
     return recipe.model_dump(mode="json")
 
 # What recipes use besides tags.
-MORE_THAN_TAGS = {"clip_es": "I+CLIP", "eps": "I+S", "oh_guided": "I+S"}
+MORE_THAN_TAGS = {"clip_es": "I+CLIP", "eps": "I+S", "oh_guided": "I+S", "sdi": "boxes"}
 
 
 @pytest.mark.parametrize("name", sorted(shipped()))

@@ -304,6 +304,11 @@ def test_a_training_whose_corrections_were_removed_says_so(dataset, pseudo, tmp_
         segment(dataset, Smp.model_validate(BASE), pseudo, stage, RunContext())
 
 
+def test_a_bare_name_is_enough_to_ask_for_corrections():
+    assert Smp.model_validate({"correction": "adele"}).correction == Adele()
+    assert Smp.model_validate({"correction": None}).correction is None
+
+
 def test_one_scale_has_nothing_to_agree_with():
     with pytest.raises(ValueError, match="give two or more"):
         Adele(scales=(1.0,))

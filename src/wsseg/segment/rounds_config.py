@@ -126,8 +126,13 @@ class ProposalsCleanup(Config):
     )
 
 
-def _named(value: Any) -> Any:
-    """Take a bare name for the settings of that name."""
+def named(value: Any) -> Any:
+    """Take a bare name for the settings of that name.
+
+    Example:
+        >>> named("crf"), named({"name": "crf", "iterations": 5})
+        ({'name': 'crf'}, {'name': 'crf', 'iterations': 5})
+    """
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -139,7 +144,7 @@ Cleanup = Annotated[
     | KeepFirstCleanup
     | ProposalsCleanup,
     Field(discriminator="name"),
-    BeforeValidator(_named),
+    BeforeValidator(named),
 ]
 
 
