@@ -1,19 +1,10 @@
 from __future__ import annotations
 
-import pickle
-
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from wsseg.cues.protocol import CueInputs
-from wsseg.cues.source import check_cue
-from wsseg.data.image_io import write_mask
-from wsseg.data.transforms import AugmentConfig
-from wsseg.errors import DataError, RecipeError
-from wsseg.localize.cue_maps import SAYS_NOTHING, check_learned_cue, learned_cue
-from wsseg.localize.data import TagData
+from wsseg.localize.cue_maps import SAYS_NOTHING
 from wsseg.localize.inference import class_maps, prepare
 from wsseg.localize.tags.eps import Eps
 from wsseg.nets.eps_head import coverage, estimated_saliency, saliency_loss
@@ -261,171 +252,25 @@ def test_the_shipped_recipe_names_its_extra_supervision():
     assert (recipe.localize.tau, recipe.localize.mix) == (0.4, 0.5)
 
 
-# --- the maps of training images ---
+def test_every_trainable_parameter_learns_with_regularisers_beside(make):
+    names = ["hide_and_seek", "spatial_dropout", "puzzle_cam", "oc_cse"]
+    net = make("eps", regularisers=names)
+    if hasattr(net, "on_epoch_start"):
+        net.on_epoch_start(1)
+    torch.manual_seed(0)
+    tags = torch.tensor([[1.0, 0, 0], [0, 1, 1]])
+    batch = {"image": torch.randn(2, 3, 64, 64), "tags": tags}
+    terms = net.loss(batch | {"saliency": torch.rand(2, 1, 64, 64)})
+    torch.testing.assert_close(terms.pop("loss"), sum(terms.values()))
+    assert {"classification", "saliency", "puzzle_cam_match"} <= set(terms)
+    sum(terms.values()).backward()
+    for key, parameter in net.named_parameters():
+        frozen = "oc_cse" in key
+        assert frozen or parameter.grad is not None, key
 
 
-@pytest.fixture
-def dataset(make_dataset):
-    """Three tagged training images and one that is not tagged; a bright square in each."""
-    image = np.full((40, 60, 3), 40, np.uint8)
-    image[10:20, 30:50] = 220
-    item = {"image": image, "tags": {1}}
-    return make_dataset(
-        {"a": item, "b": {**item, "tags": {2}}, "ok": {**item, "tags": set()}}
-        | {"later": {**item, "tags": {1}, "split": "val"}, "x": {**item, "tags": None}}
-    )
+def test_seam_cannot_be_added(make):
+    from wsseg.errors import RecipeError
 
-
-@pytest.fixture
-def folder(tmp_path):
-    maps = tmp_path / "maps"
-    maps.mkdir()
-
-    def write(**planes):
-        for name, plane in planes.items():
-            Image.fromarray(np.asarray(plane, np.uint8)).save(maps / f"{name}.png")
-        return maps
-
-    return write
-
-
-def square(size=(40, 60), value=255):
-    plane = np.zeros(size, np.uint8)
-    plane[10:20, 30:50] = value
-    return plane
-
-
-def settings_with(maps, **more) -> Eps:
-    return Eps.model_validate({"cue": {"name": "folder", "path": str(maps)}, **more})
-
-
-def learners(dataset):
-    return [s for s in dataset.split("train") if s.labels.tags is not None]
-
-
-def test_only_images_that_train_need_a_map(dataset, folder, caplog, tmp_path):
-    config = settings_with(folder(a=square(), b=square(), ok=square()))
-    check_learned_cue(config, dataset)
-    cue = learned_cue(config, CueInputs(dataset, tmp_path / "cues"))
-    cue.prepare(learners(dataset))
-    assert not caplog.text
-
-
-def test_missing_maps_stop_the_run_before_it_starts_unless_they_may_miss(
-    dataset, folder, caplog, tmp_path
-):
-    config = settings_with(folder(a=square()))
-    with pytest.raises(DataError, match=r"no map for 2 of the 3 images.*skip:\n  - b\n  - ok"):
-        check_learned_cue(config, dataset)
-    config = settings_with(config.cue.path, missing_maps="skip")
-    check_learned_cue(config, dataset)
-    cue = learned_cue(config, CueInputs(dataset, tmp_path / "cues"))
-    samples = learners(dataset)
-    cue.prepare(samples)
-    assert "folder has no map for 2 of 3 training images (b, ok)" in caplog.text
-    image = np.zeros((40, 60, 3), np.uint8)
-    assert (cue.map(samples[1], image) == SAYS_NOTHING).all()
-    assert cue.map(samples[0], image).max() == 1
-
-
-def test_no_map_at_all_is_an_error_in_any_case(dataset, folder):
-    for rule in ("error", "skip"):
-        with pytest.raises(DataError, match="has no map of any"):
-            check_learned_cue(settings_with(folder(), missing_maps=rule), dataset)
-    with pytest.raises(DataError, match="nowhere, does not exist"):
-        check_learned_cue(settings_with("nowhere"), dataset)
-
-
-def test_maps_of_another_shape_and_damaged_ones_are_named_together(dataset, folder, tmp_path):
-    maps = folder(a=square((60, 40)), b=square(), ok=square())
-    (maps / "ok.png").write_bytes(b"torn")
-    cue = learned_cue(settings_with(maps), CueInputs(dataset, tmp_path / "cues"))
-    with pytest.raises(DataError) as caught:
-        cue.prepare(learners(dataset))
-    text = str(caught.value)
-    assert "a.png: the map is 40 x 60 px, its image 60 x 40 px" in text
-    assert "ok.png" in text
-    assert "b.png" not in text
-
-
-def test_maps_that_are_zero_everywhere_are_counted_and_say_nothing(
-    dataset, folder, caplog, tmp_path
-):
-    config = settings_with(folder(a=square(), b=square(value=0), ok=square(value=0)))
-    cue = learned_cue(config, CueInputs(dataset, tmp_path / "cues"))
-    samples = learners(dataset)
-    cue.prepare(samples)
-    assert "zero everywhere in 2 of 3 training images (b, ok); they teach their tags" in caplog.text
-    data = TagData(samples, 2, AugmentConfig(crop_px=32), aligned={"saliency": cue})
-    views = [data.item(i, np.random.default_rng(1))["saliency"] for i in range(3)]
-    assert [bool((view < 0).any()) for view in views] == [False, True, True]
-
-
-def test_weight_free_maps_are_made_once_and_read_by_loading_processes(dataset, tmp_path):
-    config = Eps.model_validate({"cue": "ft"})
-    cue = learned_cue(config, CueInputs(dataset, tmp_path / "cues"))
-    samples = learners(dataset)
-    cue.prepare(samples)
-    copy = pickle.loads(pickle.dumps(cue))
-    assert copy.source is None
-    image = np.array(Image.open(samples[0].image_path))
-    found = copy.map(samples[0], image)
-    np.testing.assert_array_equal(found, cue.map(samples[0], image))
-    assert found[15, 40] > 0.9 > 0.3 > found[2, 2]
-    assert {path.stem for path in tmp_path.rglob("cues/ft-*/maps/*.png")} == {"a", "b", "ok"}
-
-
-def test_a_cue_that_needs_the_localizer_is_refused(dataset, tmp_path):
-    config = Eps.model_validate({"cue": {"name": "anomaly", "init": "localizer"}})
-    with pytest.raises(RecipeError, match="learn from it"):
-        check_learned_cue(config, dataset)
-    with pytest.raises(RecipeError, match="learn from it"):
-        learned_cue(config, CueInputs(dataset, tmp_path))
-
-
-def test_what_the_cue_itself_lacks_is_known_before(dataset):
-    config = Eps.model_validate(
-        {"cue": {"name": "anomaly", "init": "none", "backbone": "resnet18"}}
-    )
-    with pytest.raises(DataError, match="two train images tagged ok"):
-        check_learned_cue(config, dataset)
-    check_cue(Eps().cue, dataset)
-
-
-GEOMETRY = {"brightness": 0, "contrast": 0, "saturation": 0, "hflip": 0.5, "vflip": 0.5}
-
-
-@pytest.mark.parametrize("scale", [(0.5, 0.9), (1.0, 1.0), (1.1, 2.0)])
-@pytest.mark.parametrize("crop", [32, 96])
-def test_a_marker_lands_on_the_same_cell_in_image_and_saliency(
-    scale, crop, dataset, folder, tmp_path
-):
-    """White square on dark ground in the image; the map has the same square."""
-    config = settings_with(folder(a=square(), b=square(), ok=square()))
-    cue = learned_cue(config, CueInputs(dataset, tmp_path / "cues"))
-    augmentation = AugmentConfig(scale=scale, crop_px=crop, rot90=0.5, **GEOMETRY)
-    data = TagData(learners(dataset), 2, augmentation, aligned={"saliency": cue})
-    seen = 0
-    for seed in range(12):
-        item = data.item(0, np.random.default_rng(seed))
-        valid = item["valid"][0] > 0
-        shown = item["image"][0] * 0.229 * 255 + 0.485 * 255
-        marker = (shown - 40) / 180 * valid
-        np.testing.assert_allclose(item["saliency"][0], marker, atol=0.51)
-        # Beyond one blurred pixel at its edge they are the same.
-        assert np.abs(item["saliency"][0] - marker).mean() < 0.02
-        rounded = np.abs((item["saliency"][0] > 0.5) ^ (marker > 0.5)).mean()
-        assert rounded < 0.02
-        seen += bool((marker > 0.5).any())
-    assert seen >= 6
-
-
-def test_masks_of_a_folder_are_no_saliency_by_accident(dataset, tmp_path):
-    """Palette pictures with class ids are dark colours; they are read as the grey they show."""
-    maps = tmp_path / "maps"
-    for name in ("a", "b", "ok"):
-        write_mask(maps / f"{name}.png", np.zeros((40, 60), np.uint8))
-    cue = learned_cue(settings_with(maps), CueInputs(dataset, tmp_path / "cues"))
-    cue.prepare(learners(dataset))
-    image = np.zeros((40, 60, 3), np.uint8)
-    assert (cue.map(dataset.samples[0], image) == SAYS_NOTHING).all()
+    with pytest.raises(RecipeError, match="does not allow"):
+        make("eps", regularisers=["seam"])
