@@ -26,6 +26,8 @@ GROUPS: dict[str, registry.Group] = {
     "refine.steps.background_cue.cue": "cues",
     "refine.steps.background_cue_hard.cue": "cues",
     "refine.steps.guided_labelling.cue": "cues",
+    "refine.steps.map_prompts.segments": "segments",
+    "refine.steps.segment_merge.segments": "segments",
     "segment": "segmenters",
     "segment.loss.cue": "cues",
     "segment.rounds.cleanups.segments": "segments",

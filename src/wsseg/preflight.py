@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from wsseg import registry
 from wsseg.context import RunContext
+from wsseg.cues.segments_source import check_configured, check_supervision
 from wsseg.cues.source import check_cue, configured_cue
 from wsseg.data.dataset import Dataset
 from wsseg.errors import RecipeError
@@ -44,6 +45,8 @@ def preflight(
         MissingWeightsError: When pre-trained weights are not at hand or do not fit.
     """
     num_classes = dataset.classes.num_classes
+    used = (*getattr(recipe.localize, "regularisers", ()), *recipe.refine.steps)
+    check_supervision(used, recipe.supervision)
     if "localize" in wanted and not stages.localize.is_done:
         check_rounds(recipe.localize, dataset)
     trained = trained_part(recipe.localize)
@@ -61,6 +64,8 @@ def preflight(
 
             make_localizer(trained, num_classes)
             check_learned_cue(trained, dataset)
+            for regulariser in trained.regularisers:
+                check_configured(regulariser, dataset)
     if "refine" in wanted:
         _check_steps(dataset, recipe, stages, context)
     if "segment" in wanted and recipe.segment is not None and not stages.segment.is_done:
@@ -105,6 +110,7 @@ def _check_steps(dataset: Dataset, recipe: Recipe, stages: Plan, context: RunCon
         cue = configured_cue(step)
         if cue is not None:
             check_cue(cue, dataset)
+        check_configured(step, dataset)
 
 
 def _check_without_network(

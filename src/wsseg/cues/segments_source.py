@@ -23,7 +23,7 @@ from wsseg.cues.segments import OpenedImage, Segments, SegmentsContext, open_seg
 from wsseg.cues.segments_files import DAMAGE, load_segments, save_segments
 from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.working import read_working_image
-from wsseg.errors import DataError
+from wsseg.errors import DataError, RecipeError
 from wsseg.rundir import fingerprint
 
 VERSION = 1
@@ -46,6 +46,40 @@ def check_segments(config: MethodConfig, dataset: Dataset) -> None:
     check = getattr(_backend(config), "check", None)
     if check is not None:
         check(dataset, config=config)
+
+
+def check_configured(config: MethodConfig, dataset: Dataset) -> None:
+    """Ask the backend that a method's settings name, if they name one in ``segments``.
+
+    Args:
+        config: Settings of a refiner or a regulariser.
+        dataset: The data set.
+
+    Raises:
+        WssegError: As `check_segments`.
+    """
+    settings = getattr(config, "segments", None)
+    if isinstance(settings, MethodConfig):
+        check_segments(settings, dataset)
+
+
+def check_supervision(methods: Iterable[MethodConfig], supervision: str) -> None:
+    """Refuse a recipe that says tags only, but takes segments of a network trained on masks.
+
+    Args:
+        methods: Settings of all refiners and regularisers of the recipe.
+        supervision: What the recipe says.
+
+    Raises:
+        RecipeError: Saying what to set.
+    """
+    for config in methods:
+        settings = getattr(config, "segments", None)
+        if supervision == "I" and getattr(settings, "name", "") == "sam":
+            raise RecipeError(
+                f"supervision is I, image tags only, but {config.model_dump()['name']} takes "
+                "segments of SAM, which was trained on masks. Set supervision=I+SAM."
+            )
 
 
 def open_kept(image: np.ndarray, config: MethodConfig, context: SegmentsContext) -> OpenedImage:

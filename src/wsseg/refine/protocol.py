@@ -51,6 +51,8 @@ class RefineContext:
         shared: Reused between all images of one stage, such as a loaded network.
         localizer: Loads the run's trained localizer, in evaluation mode on the CPU; None where
             there is none. Keep what it returns in `shared`.
+        cues_dir: Where maps of cues and segments are kept for all stages; None: nowhere.
+        facts: What the manifest says about this image (JSON-able); the refiner adds to it.
     """
 
     sample_id: str = ""
@@ -62,6 +64,8 @@ class RefineContext:
     cache: dict[Hashable, Any] = field(default_factory=dict)
     shared: dict[Hashable, Any] = field(default_factory=dict)
     localizer: Callable[[], ClassMapNet] | None = None
+    cues_dir: Path | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def refine_step(
     cue = _open_cue(dataset, config, stage, context, localizer)
     shared: dict[Hashable, Any] = {}
 
-    def work(sample: Sample) -> None:
+    def work(sample: Sample) -> dict[str, Any]:
         scores = load_scores(before.file("scores", sample.id, ".npz"))
         image = read_working_image(sample.image_path, context.max_side_px)
         step_context = RefineContext(
@@ -94,9 +94,11 @@ def refine_step(
             folder=stage.path,
             shared=shared,
             localizer=localizer,
+            cues_dir=context.cues_dir,
         )
         refined = refiner(image, scores, config=config, context=step_context)
         save_scores(stage.file("scores", sample.id, ".npz"), refined)
+        return step_context.facts
 
     stage.for_each(samples, work, title=f"refine: {name}")
     if cue is not None:
