@@ -143,6 +143,7 @@ def test_an_unknown_key_is_answered_with_the_nearest() -> None:
 
 def test_every_key_without_a_choice_can_be_set_as_written() -> None:
     self_training = ["segment.rounds={count: 1, uncertainty: {}}", "segment.correction={}"]
+    self_training.append("segment.trust={tags: 0.5}")
     recipe = load_recipe("cam", self_training)
     content = recipe.model_dump(mode="json")
     lists = (*LISTS, "segment.rounds.cleanups")

@@ -20,6 +20,8 @@ class RunContext:
         cues_dir: Where maps of cues are kept for all stages; None: in the stage that needs them.
         cues: Where the maps of the recipe's cues come from, for the model card.
         localizer_fingerprint: Names the training of the run's localizer, for cues made with it.
+        localize_dir: Folder of the localize stage, whose manifest says which kind of label led;
+            None where there is none.
     """
 
     seed: int = 0
@@ -29,4 +31,5 @@ class RunContext:
     supervision: str = "I"
     cues_dir: Path | None = None
     localizer_fingerprint: str = ""
+    localize_dir: Path | None = None
     cues: tuple[str, ...] = ()

@@ -20,6 +20,10 @@ from wsseg.type_text import choice_name, config_classes, type_text, yaml_text
 
 GROUPS: dict[str, registry.Group] = {
     "localize": "localizers",
+    "localize.tags": "localizers",
+    "localize.boxes": "localizers",
+    "localize.points": "localizers",
+    "localize.scribbles": "localizers",
     "localize.cue": "cues",
     "localize.regularisers": "regularisers",
     "refine.steps": "refiners",
@@ -177,8 +181,12 @@ def _merged(same: Sequence[KeyInfo]) -> KeyInfo:
     group = same[0].key.partition(".")[0]
     if group in GROUPS and choices == [f"{group}.name={name}" for name in _method_names(group)]:
         choices = []
-    if group == "localize" and len(choices) > 1 and choices == _trained_localizers():
-        choices = [TRAINED]
+    if group == "localize" and len(choices) > 1:
+        names = _method_names("localize.tags")
+        if choices == [f"localize.name={name}" for name in names]:
+            choices = [TRAINED]
+        if choices == [f"localize.tags.name={name}" for name in names]:
+            choices = ["localize.name=mixed"]
     return replace(same[0], only_with=" or ".join(choices))
 
 
@@ -240,20 +248,24 @@ def _inner(
             yield cls, _Place(f"{key}.", f"{full_key}.{choice}.", only, only_with)
 
 
-def _trained_localizers() -> list[str]:
-    """List the choices of all localizers that share the settings of a network."""
+def _method_names(key: str) -> list[str]:
+    """List the methods that a key may name; a part of localizer mixed works from its own kind."""
+    names = list(registry.table(GROUPS[key]))
+    group, _, kind = key.partition(".")
+    if group != "localize" or GROUPS[key] != "localizers" or not kind:
+        return names
+    return [name for name in names if _works_from(name, kind)]
+
+
+def _works_from(name: str, kind: str) -> bool:
     from wsseg.localize.config import TagLocalizerConfig
 
-    found = []
-    for name in _method_names("localize"):
-        with contextlib.suppress(RecipeError):  # a broken one was named already
-            if issubclass(registry.config_class("localizers", name), TagLocalizerConfig):
-                found.append(f"localize.name={name}")
-    return found
-
-
-def _method_names(key: str) -> list[str]:
-    return list(registry.table(GROUPS[key]))
+    with contextlib.suppress(RecipeError):
+        cls = registry.config_class("localizers", name)
+        if kind == "tags":
+            return issubclass(cls, TagLocalizerConfig)
+        return name != "mixed" and kind in getattr(cls, "label_kinds", ())
+    return False
 
 
 def _field_type(field: FieldInfo, key: str) -> str:

@@ -248,6 +248,7 @@ def _run_stages(
         recipe.supervision,
         cues_dir=folder.path / "cues",
         localizer_fingerprint=stages.localize.fingerprint,
+        localize_dir=stages.localize.path,
         cues=cue_origins(recipe.model_dump(mode="json")),
     )
     preflight(dataset, recipe, stages, wanted, context)
@@ -351,10 +352,12 @@ def _next_command(folder: RunDir, dataset: Dataset, recipe: Recipe, stages: Plan
 def _evaluate_inputs(recipe: Recipe, stages: Plan) -> EvaluateInputs:
     from wsseg.evaluate.stage import EvaluateInputs, RefinedStage
     from wsseg.localize.direct import trained_part
+    from wsseg.localize.kinds import led_by
     from wsseg.segment.rounds import mask_folders
 
     refined = []
-    tuned = leaves_open = False
+    from_masks = tuned = "masks" in led_by(stages.localize.manifest()).values()
+    leaves_open = False
     has_background = recipe.localize.writes_background
     trained = trained_part(recipe.localize)
     for step, stage in zip(recipe.refine.steps, stages.refine, strict=True):
@@ -377,6 +380,7 @@ def _evaluate_inputs(recipe: Recipe, stages: Plan) -> EvaluateInputs:
         predictions=stages.predict if recipe.segment is not None else None,
         tags=None if trained is None else trained.inference.tags,
         has_background=recipe.localize.writes_background,
+        localized_from_masks=from_masks,
         segmenter_tuned_on_masks=segmenter_tuned,
         boundary_width_frac=recipe.evaluate.boundary_width_frac
         if recipe.evaluate.boundary

@@ -43,6 +43,7 @@ TABLES: dict[str, dict[str, str]] = {
         "grabcut_scribbles": "wsseg.localize.scribbles.grabcut_scribbles:grabcut_scribbles",
         "inner_boxes": "wsseg.localize.boxes.fill:inner_boxes",
         "mdc": "wsseg.localize.tags.mdc:mdc",
+        "mixed": "wsseg.localize.mixed:mixed",
         "random_walker_seeds": "wsseg.localize.points.random_walker_seeds:random_walker_seeds",
         "recam": "wsseg.localize.tags.recam:recam",
         "sc_cam": "wsseg.localize.tags.sc_cam:sc_cam",

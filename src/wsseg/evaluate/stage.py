@@ -68,6 +68,7 @@ class EvaluateInputs:
         boundary_width_frac: Width of the boundary band; None measures no boundary IoU.
         has_background: Whether row 0 of the localizer's own scores means something, so that they
             are scored as they are and not at every threshold.
+        localized_from_masks: Whether painted masks were labels for some images of the localizer.
         trained_masks: Pseudo masks that the segmenter's training made: name, the same in words,
             and folder.
     """
@@ -80,6 +81,7 @@ class EvaluateInputs:
     segmenter_tuned_on_masks: bool
     boundary_width_frac: float | None
     has_background: bool = False
+    localized_from_masks: bool = False
     trained_masks: tuple[tuple[str, str, StageDir], ...] = ()
 
 
@@ -150,7 +152,13 @@ def _localized_entries(
     def read(sample: Sample, truth: np.ndarray) -> np.ndarray:
         return _strongest(inputs.localize, sample, truth)
 
-    label = StageLabel("localize", "From the labels", split, tags=inputs.tags)
+    label = StageLabel(
+        "localize",
+        "From the labels",
+        split,
+        tags=inputs.tags,
+        tuned_on_masks=inputs.localized_from_masks,
+    )
     entry = _entry(dataset, inputs.localize.usable(samples), read, label, None)
     if entry is not None:
         yield entry
@@ -226,7 +234,7 @@ def _refined_entry(
 def _mask_entries(
     dataset: Dataset, samples: Sequence[Sample], inputs: EvaluateInputs, split: str
 ) -> Iterator[dict[str, Any]]:
-    tuned = any(step.tuned_on_masks for step in inputs.refine)
+    tuned = inputs.localized_from_masks or any(step.tuned_on_masks for step in inputs.refine)
     pseudo_label = StageLabel(
         "pseudo", "Pseudo masks", split, tags=inputs.tags, tuned_on_masks=tuned
     )

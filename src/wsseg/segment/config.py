@@ -18,6 +18,7 @@ from wsseg.nets.architectures import Architecture
 from wsseg.segment.correction_config import Adele
 from wsseg.segment.loss_config import LossConfig, SegmenterLoss
 from wsseg.segment.rounds_config import RoundsConfig, named
+from wsseg.segment.trust import TrustConfig
 from wsseg.training.config import TrainingConfig
 
 
@@ -118,8 +119,18 @@ class SegmenterConfig(MethodConfig):
         None, description="Correct the pseudo masks while training; null: not."
     )
 
+    trust: TrustConfig = Field(
+        TrustConfig(),
+        description="What images count by the kind of label that led, after localizer mixed.",
+    )
+
     @model_validator(mode="after")
     def _loss_takes_weights(self) -> Self:
+        if not self.trust.is_even and self.loss.name != "cross_entropy":
+            raise ValueError(
+                f"trust weighs the pixels of the loss cross_entropy, but loss is {self.loss.name}; "
+                "set loss.name=cross_entropy, or all of trust to 1"
+            )
         if self.rounds.uncertainty is not None and self.loss.name != "cross_entropy":
             raise ValueError(
                 f"rounds.uncertainty weighs the pixels of the loss cross_entropy, but loss is "
@@ -135,6 +146,8 @@ class SegmenterConfig(MethodConfig):
             content.pop("rounds", None)
         if self.correction is None:
             content.pop("correction", None)
+        if self.trust.is_even:
+            content.pop("trust", None)
         return content
 
 

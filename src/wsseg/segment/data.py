@@ -54,6 +54,8 @@ class SegmentationData:
         max_side_px: Longest side that images and masks are shrunk to before anything else.
         tags: The classes of the images, for losses that look at them.
         weights: What the pixels count in the loss; None: all the same.
+        trust: What all pixels of an image count, by its file; 1 where it is not named, and
+            everywhere where this is empty.
         companions: Boxes, cue and colours of the images, for losses and networks that look at
             them.
 
@@ -71,6 +73,7 @@ class SegmentationData:
         tags: ImageTags | None = None,
         weights: PixelWeights | None = None,
         companions: Companions | None = None,
+        trust: Mapping[Path, float] | None = None,
     ) -> None:
         if config.loss.needs_tags and tags is None:
             raise ValueError(f"The loss {config.loss.name} looks at tags, but tags is None.")
@@ -87,6 +90,7 @@ class SegmentationData:
         self.tags = tags
         self.weights = weights
         self.companions = companions
+        self.trust = trust or {}
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -131,6 +135,9 @@ class SegmentationData:
         if self.weights is not None:
             _, stored = read_pair(self.pairs[index][0], self.weights.paths[index], self.max_side_px)
             item["weight"] = loss_weights(nearest_view(view.geometry, stored), self.weights.rule)
+        if self.trust:
+            whole = np.float32(self.trust.get(self.pairs[index][0], 1.0))
+            item["weight"] = item.get("weight", np.ones(view.mask.shape, np.float32)) * whole
         if self.companions is not None:
             item |= self.companions.of(self.pairs[index][0], image, view)
         return item

@@ -26,6 +26,7 @@ from wsseg.segment.rounds import (
     say_change,
     training_folder,
 )
+from wsseg.segment.trust import trust_by_id
 from wsseg.segment.validation import MaskValidation, hold_out
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ class _Job:
             max_side_px=self.context.max_side_px,
             tags=ImageTags(self.dataset.classes.num_classes, tags),
             weights=weights,
+            trust=self._trust(train),
             companions=make_companions(
                 self.dataset,
                 train,
@@ -168,6 +170,10 @@ class _Job:
                 localizer=self.localizer,
             ),
         )
+
+    def _trust(self, train: Sequence[Sample]) -> dict[Path, float]:
+        known = trust_by_id(self.context.localize_dir, self.config.trust)
+        return {sample.image_path: known[sample.id] for sample in train if sample.id in known}
 
     def _corrections(self, train: Sequence[Sample], now: _Round) -> Corrections:
         from wsseg.segment.correction_task import Corrections

@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from wsseg.context import RunContext
+from wsseg.data.image_io import read_mask
+from wsseg.data.labels import Boxes, Points, Scribbles, WeakLabels
+from wsseg.data.scores import Scores, load_scores
+from wsseg.errors import DataError, RecipeError
+from wsseg.localize.constrain import constrained
+from wsseg.localize.direct import LocalizeContext, scores_of_mask
+from wsseg.localize.kinds import leading_kind, led_by
+from wsseg.localize.mixed import Mixed, mixed
+from wsseg.localize.stage import localize
+from wsseg.pipeline import plan, run
+from wsseg.recipe import load_recipe, validate
+from wsseg.rundir import RunDir, StageDir
+from wsseg.segment.config import Smp
+from wsseg.segment.data import SegmentationData
+from wsseg.segment.trust import TrustConfig, trust_by_id
+
+BOXES = Boxes([[2, 2, 8, 8]], [1])
+POINTS = Points([[5, 5]], [1])
+SCRIBBLES = Scribbles(([[3, 5], [7, 5]], [[0, 11], [12, 11]]), [1, 0])
+FILLED = Mixed(boxes="filled_boxes", points="seeds", scribbles="seeds")
+TINY_CAM = {
+    "name": "cam",
+    "backbone": "test_resnet",
+    "training": {"epochs": 1, "batch_size": 2, "num_workers": 0, "precision": "float32"},
+    "augment": {"scale": None, "crop_px": 32},
+    "inference": {"scales": [1.0], "flip": False},
+}
+
+
+def hard(scores: Scores) -> np.ndarray:
+    mask = scores.class_ids[scores.values.argmax(axis=0)]
+    mask[scores.unknown] = 255
+    return mask
+
+
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (12, 12, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("labels", "has_mask", "expected"),
+    [
+        (WeakLabels(tags={1}, boxes=BOXES, points=POINTS, scribbles=SCRIBBLES), True, "masks"),
+        (WeakLabels(tags={1}, boxes=BOXES, points=POINTS, scribbles=SCRIBBLES), False, "scribbles"),
+        (WeakLabels(tags={1}, boxes=BOXES, points=POINTS), False, "boxes"),
+        (WeakLabels(tags={1}, points=POINTS), False, "points"),
+        (WeakLabels(tags={1}), False, "tags"),
+        (WeakLabels(tags={1}, boxes=Boxes(np.zeros((0, 4)), [])), False, "tags"),
+        (WeakLabels(), False, None),
+    ],
+)
+def test_the_strongest_label_leads(labels, has_mask, expected):
+    assert leading_kind(labels, mask=has_mask) == expected
+
+
+def test_a_painted_mask_is_used_as_it_is():
+    painted = np.full((12, 12), 255, np.uint8)
+    painted[:4], painted[4:8] = 0, 2
+    context = LocalizeContext(mask=lambda: painted)
+    labels = WeakLabels(tags={1}, boxes=BOXES)
+    assert np.array_equal(hard(mixed(image(), labels, config=FILLED, context=context)), painted)
+    assert context.facts["led_by"] == "masks"
+
+
+def test_boxes_lead_and_points_pin():
+    labels = WeakLabels(tags={1, 2}, boxes=Boxes([[2, 2, 8, 8]], [1]), points=Points([[5.5, 5.5]],
+                        [2]))  # fmt: skip
+    config = FILLED.model_copy(update={"points": FILLED.points.model_copy(
+        update={"point_radius_px": 1.0})})  # fmt: skip
+    context = LocalizeContext()
+    found = hard(mixed(image(), labels, config=config, context=context))
+    assert context.facts["led_by"] == "boxes"
+    assert found[5, 5] == found[5, 4] == 2
+    assert found[3, 3] == 1
+    # Class 2 has no box, so the outside of the box of class 1 is not known.
+    assert found[10, 10] == 255
+
+
+def test_scribbles_lead_and_boxes_bound_them():
+    scores = scores_of_mask(np.full((12, 12), 1, np.uint8))
+    labels = WeakLabels(tags={1}, boxes=BOXES, scribbles=SCRIBBLES)
+    found = hard(constrained(scores, labels))
+    assert (found[2:8, 2:8] == 1).all()
+    assert (found[:2] == 0).all()
+    # A stroke binds more than the box does.
+    long_stroke = Scribbles(([[1.5, 5.5], [10.5, 5.5]],), [1])
+    pinned = WeakLabels(tags={1}, boxes=BOXES, scribbles=long_stroke)
+    assert (hard(constrained(scores, pinned))[5, 1:11] == 1).all()
+
+
+def test_tags_exclude_classes_and_what_they_covered_is_open():
+    mask = np.array([[1, 2, 0, 255]], np.uint8)
+    bound = constrained(scores_of_mask(mask), WeakLabels(tags={2}))
+    assert bound.class_ids.tolist() == [0, 2]
+    assert hard(bound).tolist() == [[255, 2, 0, 255]]
+    untagged = constrained(scores_of_mask(mask), WeakLabels())
+    assert hard(untagged).tolist() == mask.tolist()
+
+
+def test_marks_of_a_class_that_the_tags_exclude_do_not_count():
+    scores = scores_of_mask(np.zeros((12, 12), np.uint8))
+    labels = WeakLabels(tags={2}, points=POINTS)
+    assert (hard(constrained(scores, labels)) == 0).all()
+
+
+def test_only_classes_with_boxes_are_bounded():
+    mask = np.array([[1, 1, 2, 2]], np.uint8)
+    labels = WeakLabels(tags={1, 2}, boxes=Boxes([[0, 0, 1, 1]], [1]))
+    assert hard(constrained(scores_of_mask(mask), labels)).tolist() == [[1, 255, 2, 2]]
+    every = WeakLabels(tags={1, 2}, boxes=Boxes([[0, 0, 1, 1], [2, 0, 3, 1]], [1, 2]))
+    assert hard(constrained(scores_of_mask(mask), every)).tolist() == [[1, 0, 2, 0]]
+    untagged = WeakLabels(boxes=Boxes([[0, 0, 1, 1]], [1]), points=Points([[3.5, 0.5]], [2]))
+    found = hard(constrained(scores_of_mask(mask), untagged, point_radius_px=0.2))
+    assert found.tolist() == [[1, 255, 2, 2]]
+
+
+def test_small_maps_are_bound_at_the_size_of_the_image():
+    values = np.zeros((2, 3, 3), np.float32)
+    values[0], values[1] = 0.3, 0.8
+    scores = Scores(values, np.array([0, 1], np.uint8), (12, 12))
+    bound = constrained(scores, WeakLabels(tags={1}, boxes=BOXES))
+    assert bound.values.shape == (2, 12, 12)
+    assert bound.values[:, 5, 5].tolist() == pytest.approx([0.3, 0.8])
+    assert bound.values[:, 0, 0].tolist() == [1, 0]
+    assert values[1].min() == np.float32(0.8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"boxes": "seeds"}, "boxes is seeds, which does not work from boxes"),
+        ({"points": "grabcut"}, "points is grabcut"),
+        ({"scribbles": "cam"}, "scribbles is cam"),
+        ({"tags": "grabcut"}, "tags is grabcut, which does not train on tags"),
+        ({"boxes": "mixed"}, "boxes is mixed"),
+        ({"boxes": "grabcutt"}, 'Did you mean "grabcut"'),
+    ],
+)
+def test_a_part_must_work_from_its_kind(settings, message):
+    with pytest.raises(RecipeError, match=message):
+        validate({"localize": {"name": "mixed", **settings}})
+
+
+@pytest.fixture
+def dataset(make_dataset):
+    """One image of each kind, a second tag, an empty image, and one to hold out."""
+    truth = np.zeros((12, 12), np.uint8)
+    truth[2:8, 2:8] = 1
+    made = make_dataset(
+        {
+            "masked": {"mask": truth},
+            "boxed": {"mask": truth},
+            "pointed": {"size": (12, 12)},
+            "scribbled": {"size": (12, 12)},
+            "tagged": {"tags": {2}, "size": (24, 24)},
+            "ok": {"tags": set(), "size": (12, 12)},
+            "val": {"mask": truth, "split": "val"},
+        }
+    )
+    drawn = {
+        "boxed": WeakLabels(tags={1}, boxes=BOXES),
+        "pointed": WeakLabels(tags={1}, points=POINTS),
+        "scribbled": WeakLabels(tags={1}, scribbles=SCRIBBLES),
+        "val": WeakLabels(tags={1}, boxes=BOXES),
+    }
+    samples = []
+    for sample in made:
+        sample = dataclasses.replace(sample, labels=drawn.get(sample.id, sample.labels))
+        if sample.id == "boxed":
+            sample = dataclasses.replace(sample, mask_path=None)
+        samples.append(sample)
+    return dataclasses.replace(made, samples=tuple(samples))
+
+
+def test_a_stage_uses_all_labels_and_says_which_led(dataset, tmp_path):
+    config = FILLED.model_validate({**FILLED.model_dump(), "tags": TINY_CAM})
+    stage = StageDir(tmp_path / "localize", "f")
+    localize(dataset, config, stage, RunContext(allow_masks=True))
+    found = led_by(stage.manifest())
+    assert found == {
+        "masked": "masks",
+        "boxed": "boxes",
+        "pointed": "points",
+        "scribbled": "scribbles",
+        "tagged": "tags",
+        "val": "boxes",
+    }
+    tagged = load_scores(stage.file("scores", "tagged", ".npz"))
+    assert tagged.class_ids.tolist() == [0, 2]
+    assert not tagged.unknown.any()
+    assert tagged.values[0].max() == pytest.approx(0.3, abs=0.01)
+    ok = load_scores(stage.file("scores", "ok", ".npz"))
+    assert (ok.values == 1).all()
+
+
+def test_painted_masks_are_no_labels_without_permission(dataset, tmp_path):
+    stage = StageDir(tmp_path / "localize", "f")
+    localize(dataset, FILLED, stage, RunContext())
+    assert "masked" in stage.failures()
+    assert "localize.tags is null" in stage.failures()["masked"]
+    assert "masks" not in led_by(stage.manifest()).values()
+
+
+def test_a_mixed_run_trains_by_trust_and_marks_numbers_of_painted_masks(dataset, tmp_path):
+    recipe = validate(
+        {
+            "localize": FILLED.model_dump(mode="json") | {"tags": TINY_CAM},
+            "supervision": "mixed",
+            "segment": {
+                "name": "smp",
+                "architecture": "unet",
+                "encoder": "tu-test_resnet",
+                "weights": "none",
+                "validate_on": "none",
+                "training": TINY_CAM["training"],
+                "augment": {"crop_px": 32, "scale": None},
+                "trust": {"tags": 0.25, "points": 0.5},
+            },
+        }
+    )
+    finished = run(dataset, recipe=recipe, out=tmp_path / "run", use_masks=True)
+    masked = read_mask(tmp_path / "run" / "masks" / "masked.png")
+    assert np.array_equal(masked, read_mask(dataset.by_id("masked").mask_path))
+    entries = {(e["stage"], e["split"]): e for e in finished.metrics["stages"]}
+    assert entries["pseudo", "train"]["tuned_on_masks"]
+    assert entries["localize", "train"]["tuned_on_masks"]
+    weights = trust_by_id(tmp_path / "run" / "localize", recipe.segment.trust)
+    assert weights["tagged"] == 0.25
+    assert weights["pointed"] == 0.5
+    assert weights["masked"] == weights["boxed"] == 1
+    card = (tmp_path / "run" / "segment" / "model" / "README.md").read_text("utf-8")
+    assert "tags, boxes, points, scribbles and masks" in card
+    recipe_text = (tmp_path / "run" / "recipe.yaml").read_text("utf-8")
+    assert load_recipe(tmp_path / "run" / "recipe.yaml") == recipe
+    assert "trust" in recipe_text
+
+
+def test_a_mask_that_is_painted_anew_changes_the_maps_only_where_it_may_be_used(dataset, tmp_path):
+    recipe = validate({"localize": {"name": "mixed", "boxes": "filled_boxes"}})
+    folder = RunDir(tmp_path / "run")
+
+    def marks(use_masks):
+        return plan(folder, dataset, recipe, use_masks).localize.fingerprint
+
+    before = marks(False), marks(True)
+    path = dataset.by_id("masked").mask_path
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert (marks(False) == before[0], marks(True) == before[1]) == (True, False)
+
+
+def test_data_that_no_part_can_use_is_refused(make_dataset):
+    tagged = make_dataset({"a": {"tags": {1}}, "b": {"tags": {2}}})
+    with pytest.raises(DataError, match="finds no label that it can use"):
+        FILLED.check(tagged, allow_masks=False)
+    masked = make_dataset({"a": {"tags": None, "mask": np.ones((4, 4))}})
+    with pytest.raises(DataError, match="with --use-masks"):
+        FILLED.check(masked, allow_masks=False)
+    FILLED.check(masked, allow_masks=True)
+
+
+def test_tags_that_cannot_train_are_refused_before_the_run(dataset):
+    config = FILLED.model_validate({**FILLED.model_dump(), "tags": TINY_CAM})
+    always = dataclasses.replace(
+        dataset,
+        samples=tuple(
+            dataclasses.replace(s, labels=dataclasses.replace(s.labels, tags=frozenset({1})))
+            for s in dataset
+        ),
+    )
+    with pytest.raises(DataError, match="Every train image carries dent"):
+        config.check(always, allow_masks=False)
+
+
+def test_trust_multiplies_the_weight_of_every_pixel(dataset, tmp_path):
+    pairs = [(dataset.by_id("masked").image_path, dataset.by_id("masked").mask_path),
+             (dataset.by_id("val").image_path, dataset.by_id("val").mask_path)]  # fmt: skip
+    config = Smp(augment={"crop_px": 16, "scale": None}, trust={"boxes": 0.5})
+    data = SegmentationData(pairs, config, trust={pairs[1][0]: 0.5})
+    rng = np.random.default_rng
+    assert (data.item(0, rng(0))["weight"] == 1).all()
+    assert (data.item(1, rng(0))["weight"] == 0.5).all()
+    assert "weight" not in SegmentationData(pairs, config).item(0, rng(0))
+
+
+def test_even_trust_leaves_no_trace_in_the_settings():
+    assert "trust" not in Smp().model_dump()
+    assert Smp(trust={"tags": 0.5}).model_dump()["trust"]["tags"] == 0.5
+    assert trust_by_id(None, TrustConfig(tags=0.5)) == {}
+    with pytest.raises(RecipeError, match="trust weighs the pixels"):
+        load_recipe("cam", ["segment.trust.tags=0.5", "segment.loss={name: sec}"])
+
+
+def test_the_manifest_is_json(dataset, tmp_path):
+    stage = StageDir(tmp_path / "localize", "f")
+    localize(dataset, FILLED, stage, RunContext())
+    lines = (stage.path / "manifest.jsonl").read_text("utf-8").splitlines()
+    assert all(json.loads(line) for line in lines)
