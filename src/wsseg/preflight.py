@@ -68,6 +68,10 @@ def preflight(
                 check_configured(regulariser, dataset)
     if "refine" in wanted:
         _check_steps(dataset, recipe, stages, context)
+    if "pseudo" in wanted and recipe.pseudo.corrections and not stages.pseudo.is_done:
+        from wsseg.pseudo.corrections import check_corrections
+
+        check_corrections(recipe.pseudo.corrections, dataset, stages.pseudo.path)
     if "segment" in wanted and recipe.segment is not None and not stages.segment.is_done:
         from wsseg.segment.rounds import check_self_training
         from wsseg.segment.stage import check_validation, starts_from_localizer

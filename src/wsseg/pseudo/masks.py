@@ -89,6 +89,12 @@ class PseudoMaskConfig(Config):
         le=1,
         description="`keep_tagged`: the region reaches down to this fraction of the peak.",
     )
+    corrections: str | None = Field(
+        None,
+        description="Folder of masks corrected by people, named and sized like the pseudo masks: 0 "
+        "to C override, 255 is untouched. A change of their content makes the masks anew. null: "
+        "none.",
+    )
 
     @model_validator(mode="after")
     def _check_band(self) -> PseudoMaskConfig:

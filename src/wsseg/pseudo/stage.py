@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from wsseg.atomic import write_text
 from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.image_io import image_size, write_mask
+from wsseg.data.labels import IGNORE
 from wsseg.data.scores import load_scores
+from wsseg.pseudo.corrections import (
+    UNTOUCHED,
+    corrected,
+    correction_file,
+    corrections_fingerprint,
+    read_correction,
+)
 from wsseg.pseudo.doubt import MaskEvidence, doubt_scores, mask_evidence
 from wsseg.pseudo.masks import PseudoMaskConfig, pseudo_mask
 from wsseg.rundir import StageDir
@@ -19,9 +30,10 @@ DOUBT_FILE = "doubt.jsonl"
 
 
 def pseudo(dataset: Dataset, config: PseudoMaskConfig, before: StageDir, stage: StageDir) -> None:
-    """Write ``ID.png`` for every image that has scores, and ``doubt.jsonl``.
+    """Write ``ID.png`` for every image that has scores or a correction, and ``doubt.jsonl``.
 
     Masks have the size and orientation of the upright image, whatever the scores were made at.
+    Corrections by people are laid over them; an image that has nothing else is ignored elsewhere.
 
     Args:
         dataset: The data set.
@@ -36,14 +48,27 @@ def pseudo(dataset: Dataset, config: PseudoMaskConfig, before: StageDir, stage: 
         return
     started = time.perf_counter()
 
-    def work(sample: Sample) -> dict[str, Any]:
-        scores = load_scores(before.file("scores", sample.id, ".npz"))
-        scores = replace(scores, size=image_size(sample.image_path))
-        mask = pseudo_mask(scores, config, sample.labels.tags)
-        write_mask(stage.path / f"{sample.id}.png", mask)
-        return {"evidence": asdict(mask_evidence(scores, mask, sample.labels.tags))}
+    scored = {sample.id for sample in before.usable(dataset.samples)}
+    found = {sample.id: _correction(config, sample) for sample in dataset.samples}
 
-    stage.for_each(before.usable(dataset.samples), work, title="pseudo masks")
+    def work(sample: Sample) -> dict[str, Any]:
+        facts: dict[str, Any] = {}
+        mask = np.full(image_size(sample.image_path), IGNORE, np.uint8)
+        if sample.id in scored:
+            scores = load_scores(before.file("scores", sample.id, ".npz"))
+            scores = replace(scores, size=mask.shape)
+            mask = pseudo_mask(scores, config, sample.labels.tags)
+            facts["evidence"] = asdict(mask_evidence(scores, mask, sample.labels.tags))
+        path = found[sample.id]
+        if path is not None:
+            correction = read_correction(path, sample, dataset.classes)
+            mask = corrected(mask, correction)
+            facts["corrected_frac"] = round(float((correction != UNTOUCHED).mean()), 5)
+        write_mask(stage.path / f"{sample.id}.png", mask)
+        return facts
+
+    items = [s for s in dataset.samples if s.id in scored or found[s.id] is not None]
+    stage.for_each(items, work, title="pseudo masks")
     _write_doubt(stage)
     stage.finish(seconds=time.perf_counter() - started)
 
@@ -58,8 +83,18 @@ def fingerprint_settings(config: PseudoMaskConfig) -> dict[str, Any]:
         JSON-able. Settings that came later are not named where they change nothing, so that older
         runs are still recognised.
     """
-    is_old = config.no_evidence == "background"
-    return config.model_dump(mode="json", exclude={"no_evidence"} if is_old else None)
+    unused = {"corrections"}
+    if config.no_evidence == "background":
+        unused.add("no_evidence")
+    content = config.model_dump(mode="json", exclude=unused)
+    if config.corrections is not None:
+        content["corrections"] = corrections_fingerprint(config.corrections)
+    return content
+
+
+def _correction(config: PseudoMaskConfig, sample: Sample) -> Path | None:
+    folder = config.corrections
+    return None if folder is None else correction_file(Path(folder), sample)
 
 
 def _write_doubt(stage: StageDir) -> None:
@@ -68,7 +103,7 @@ def _write_doubt(stage: StageDir) -> None:
 
     evidence = {}
     for image_id, line in stage.manifest().items():
-        if line["status"] == "ok":
+        if line["status"] == "ok" and "evidence" in line:
             found = line["evidence"]
             areas = {int(key): float(value) for key, value in found["areas"].items()}
             evidence[image_id] = MaskEvidence(**{**found, "areas": areas})

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wsseg.data.image_io import read_mask, write_mask
+from wsseg.errors import DataError, RecipeError
+from wsseg.pipeline import plan, run
+from wsseg.pseudo.corrections import check_corrections, corrected, corrections_fingerprint
+from wsseg.recipe import validate
+from wsseg.rundir import RunDir
+
+
+def recipe(folder=None, **pseudo):
+    content = {"localize": "filled_boxes", "supervision": "boxes"}
+    corrections = None if folder is None else str(folder)
+    return validate({**content, "pseudo": {"corrections": corrections, **pseudo}})
+
+
+@pytest.fixture
+def dataset(make_dataset):
+    """Two images with boxes and one without any label."""
+    import dataclasses
+
+    from wsseg.data.labels import Boxes, WeakLabels
+
+    sizes = {"size": (8, 10)}
+    made = make_dataset({"a": sizes, "sub/b": sizes, "bare": {"tags": None, **sizes}})
+    drawn = WeakLabels(tags={1}, boxes=Boxes([[2, 2, 6, 6]], [1]))
+    samples = [s if s.id == "bare" else dataclasses.replace(s, labels=drawn) for s in made]
+    return dataclasses.replace(made, samples=tuple(samples))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a correction of sub/b: the first row is class 2, the second background."""
+    drawn = np.full((8, 10), 255, np.uint8)
+    drawn[0], drawn[3] = 2, 0
+    write_mask(tmp_path / "corrections" / "sub" / "b.png", drawn)
+    return tmp_path / "corrections"
+
+
+def masks(tmp_path):
+    return {name: read_mask(tmp_path / "run" / "masks" / f"{name}.png") for name in ("a", "sub/b")}
+
+
+def test_a_correction_overrides_where_it_is_drawn_and_nowhere_else():
+    mask = np.array([[0, 1, 2, 255, 1]], np.uint8)
+    correction = np.array([[255, 255, 0, 2, 2]], np.uint8)
+    assert corrected(mask, correction).tolist() == [[0, 1, 0, 2, 2]]
+
+
+def test_corrections_reach_the_masks_and_survive_a_new_recipe(dataset, folder, tmp_path):
+    run(dataset, recipe=recipe(), out=tmp_path / "run")
+    before = masks(tmp_path)
+    run(dataset, recipe=recipe(folder), out=tmp_path / "run")
+    after = masks(tmp_path)
+    expected = before["sub/b"].copy()
+    expected[0], expected[3] = 2, 0
+    assert np.array_equal(after["sub/b"], expected)
+    assert np.array_equal(after["a"], before["a"])
+    run(dataset, recipe=recipe(folder, min_area_px=100), out=tmp_path / "run")
+    again = masks(tmp_path)["sub/b"]
+    assert (again[0] == 2).all()
+    assert (again[1:] == 0).all()
+
+
+def test_a_correction_that_changes_makes_the_masks_anew_and_its_place_does_not(
+    dataset, folder, tmp_path
+):
+    def mark():
+        chosen = recipe(folder)
+        return plan(RunDir(tmp_path / "run"), dataset, chosen, use_masks=False).pseudo.fingerprint
+
+    first = mark()
+    moved = tmp_path / "elsewhere"
+    folder.rename(moved)
+    folder_before, folder = folder, moved
+    assert mark() == first
+    drawn = read_mask(folder / "sub" / "b.png")
+    drawn[7] = 1
+    write_mask(folder / "sub" / "b.png", drawn)
+    assert mark() != first
+    assert not folder_before.exists()
+    assert corrections_fingerprint(tmp_path / "none") == corrections_fingerprint(folder_before)
+
+
+def test_without_corrections_the_fingerprint_is_what_it_was(dataset, tmp_path):
+    from wsseg.pseudo.stage import fingerprint_settings
+
+    rule = recipe().pseudo.model_copy(update={"no_evidence": "background"})
+    assert not {"corrections", "no_evidence"} & set(fingerprint_settings(rule))
+
+
+def test_an_image_with_a_correction_alone_gets_a_mask(dataset, tmp_path):
+    drawn = np.full((8, 10), 255, np.uint8)
+    drawn[:2] = 1
+    write_mask(tmp_path / "corrections" / "bare.png", drawn)
+    run(dataset, recipe=recipe(tmp_path / "corrections"), out=tmp_path / "run")
+    assert np.array_equal(read_mask(tmp_path / "run" / "masks" / "bare.png"), drawn)
+    doubt = (tmp_path / "run" / "masks" / "doubt.jsonl").read_text("utf-8")
+    assert '"a"' in doubt
+    assert '"bare"' not in doubt
+
+
+def test_all_bad_corrections_are_named_before_anything_starts(dataset, folder, tmp_path):
+    write_mask(folder / "a.png", np.zeros((10, 8), np.uint8))
+    write_mask(folder / "sub" / "b.png", np.full((8, 10), 7, np.uint8))
+    Image.new("RGB", (10, 8)).save(folder / "bare.png")
+    with pytest.raises(DataError) as caught:
+        run(dataset, recipe=recipe(folder), out=tmp_path / "run")
+    text = str(caught.value)
+    for part in ("a.png: the correction is 8 x 10 px", "b.png", "7", "bare.png"):
+        assert part in text
+    assert not (tmp_path / "run" / "masks").exists()
+
+
+def test_a_folder_that_is_missing_or_that_the_run_empties_is_refused(dataset, folder, tmp_path):
+    with pytest.raises(RecipeError, match="which is no folder"):
+        run(dataset, recipe=recipe(tmp_path / "none"), out=tmp_path / "run")
+    run(dataset, recipe=recipe(), out=tmp_path / "run")
+    own = tmp_path / "run" / "masks"
+    with pytest.raises(RecipeError, match="a folder of their own"):
+        run(dataset, recipe=recipe(own), out=tmp_path / "run")
+    assert (own / "a.png").is_file()
+    check_corrections(folder, dataset, own)
+
+
+def test_corrections_of_no_image_are_told(dataset, folder, tmp_path, caplog):
+    write_mask(folder / "sub" / "bb.png", np.zeros((8, 10), np.uint8))
+    with caplog.at_level(logging.WARNING, logger="wsseg"):
+        check_corrections(folder, dataset, tmp_path / "masks")
+    assert "1 correction(s)" in caplog.text
+    assert 'sub/bb.png. Did you mean "sub/b"?' in caplog.text
