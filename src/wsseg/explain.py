@@ -26,6 +26,7 @@ GROUPS: dict[str, registry.Group] = {
     "localize.scribbles": "localizers",
     "localize.cue": "cues",
     "localize.regularisers": "regularisers",
+    "localize.regularisers.s2c.segments": "segments",
     "refine.steps": "refiners",
     "refine.steps.background_cue.cue": "cues",
     "refine.steps.background_cue_hard.cue": "cues",

@@ -76,6 +76,7 @@ TABLES: dict[str, dict[str, str]] = {
         "mixup_cam": "wsseg.localize.regularise.mixup_cam:MixupCamRegulariser",
         "oc_cse": "wsseg.localize.regularise.oc_cse:OcCseRegulariser",
         "puzzle_cam": "wsseg.localize.regularise.puzzle_cam:PuzzleCamRegulariser",
+        "s2c": "wsseg.localize.regularise.s2c:S2cRegulariser",
         "seam": "wsseg.localize.regularise.seam:SeamRegulariser",
         "spatial_dropout": "wsseg.localize.regularise.spatial_dropout:SpatialDropoutRegulariser",
     },

@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from wsseg.context import RunContext
+from wsseg.cues.segments import Segments
+from wsseg.cues.segments_folder import LabelMapSegments
+from wsseg.data.colour import normalise
+from wsseg.data.scores import load_scores
+from wsseg.errors import RecipeError
+from wsseg.localize.regularise.s2c_losses import contrast_loss, prompted_loss, summed_maps
+from wsseg.localize.regularise.s2c_targets import PeakRule, crop_pixels, prompted_classes
+from wsseg.localize.stage import localize
+from wsseg.rundir import StageDir
+
+
+def enlarged(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Interpolate (..., h, w) with cell centres in the middle, in float64."""
+    for axis, side in ((-2, size[0]), (-1, size[1])):
+        length = maps.shape[axis]
+        at = np.clip((np.arange(side) + 0.5) * length / side - 0.5, 0, length - 1)
+        low = np.floor(at).astype(int)
+        high = np.minimum(low + 1, length - 1)
+        shape = [1] * maps.ndim
+        shape[axis] = side
+        share = (at - low).reshape(shape)
+        maps = maps.take(low, axis) * (1 - share) + maps.take(high, axis) * share
+    return maps
+
+
+def reference_contrast(features, ids, temperature, stride, means=None):
+    """The contrast of segments, pixel by pixel in float64; `means` fixes the prototypes."""
+    losses, made = [], []
+    for one, numbers in zip(features, ids, strict=True):
+        large = enlarged(one, numbers.shape)[:, stride // 2 :: stride, stride // 2 :: stride]
+        numbers = numbers[stride // 2 :: stride, stride // 2 :: stride]
+        unit = large / np.linalg.norm(large, axis=0)
+        present = sorted(set(numbers[numbers > 0].tolist()))
+        if means is None:
+            own = [unit[:, numbers == n].mean(axis=1) for n in present]
+            prototypes = np.array([mean / np.linalg.norm(mean) for mean in own])
+        else:
+            prototypes = means[len(made)]
+        made.append(prototypes)
+        for y, x in np.argwhere(numbers > 0):
+            logits = temperature * prototypes @ unit[:, y, x]
+            losses.append(np.log(np.exp(logits).sum()) - logits[present.index(numbers[y, x])])
+    return np.mean(losses), made
+
+
+def contrast_case():
+    rng = np.random.default_rng(0)
+    ids = np.zeros((2, 8, 12), np.int64)
+    ids[0, :5, :7], ids[0, 3:, 5:], ids[1, 2:6, 3:9], ids[1, :2] = 300, 7, 2, 90_000
+    return rng.normal(size=(2, 5, 2, 3)), ids
+
+
+@pytest.mark.parametrize(("temperature", "stride"), [(1.0, 1), (2.5, 1), (1.0, 3)])
+def test_the_contrast_of_segments_agrees_with_its_formula_in_float64(temperature, stride):
+    features, ids = contrast_case()
+    found = contrast_loss(
+        torch.from_numpy(features).float(), torch.from_numpy(ids[:, None]), temperature, stride
+    )
+    expected, _ = reference_contrast(features, ids, temperature, stride)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_no_gradient_goes_through_the_means_of_segments():
+    features, ids = contrast_case()
+    leaf = torch.from_numpy(features).float().requires_grad_()
+    contrast_loss(leaf, torch.from_numpy(ids[:, None])).backward()
+    _, means = reference_contrast(features, ids, 1.0, 1)
+    moved = []
+    for sign in (1, -1):
+        changed = features.copy()
+        changed[0, 2, 1, 1] += sign * 1e-5
+        moved.append(reference_contrast(changed, ids, 1.0, 1, means)[0])
+    assert leaf.grad[0, 2, 1, 1].item() == pytest.approx((moved[0] - moved[1]) / 2e-5, rel=1e-3)
+
+
+def test_pixels_in_no_segment_and_images_of_one_segment_teach_nothing():
+    features = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    none = contrast_loss(features, torch.zeros(2, 1, 9, 9, dtype=torch.int32))
+    none.backward()
+    assert none.item() == 0
+    assert not features.grad.any()
+    one = contrast_loss(features, torch.ones(2, 1, 9, 9, dtype=torch.int32))
+    assert one.item() == pytest.approx(0, abs=1e-6)
+
+
+def reference_prompted(maps, tags, targets):
+    losses = []
+    for one, present, wanted in zip(maps, tags, targets, strict=True):
+        rectified = np.maximum(one, 0)
+        rectified = rectified / (rectified.max(axis=(1, 2), keepdims=True) + 1e-5)
+        large = enlarged(rectified, wanted.shape) * present[:, None, None]
+        logits = np.concatenate([large, 1 - large.max(axis=0, keepdims=True)])
+        for y, x in np.argwhere(wanted >= 0):
+            column = logits[:, y, x]
+            losses.append(np.log(np.exp(column).sum()) - column[wanted[y, x]])
+    return np.mean(losses)
+
+
+def test_the_loss_on_prompted_classes_agrees_with_its_formula_in_float64():
+    rng = np.random.default_rng(1)
+    maps = rng.normal(size=(2, 3, 4, 5))
+    tags = np.array([[1, 0, 1], [0, 1, 0]])
+    targets = rng.integers(-1, 4, (2, 8, 10))
+    leaf = torch.from_numpy(maps).float().requires_grad_()
+    found = prompted_loss(leaf, torch.from_numpy(tags), torch.from_numpy(targets))
+    assert found.item() == pytest.approx(reference_prompted(maps, tags, targets), rel=1e-5)
+    found.backward()
+    # Absent classes, and what is negative, learn nothing.
+    assert not leaf.grad[0, 1].any()
+    assert not leaf.grad[leaf < 0].any()
+    assert leaf.grad[0, 0].any()
+    ignored = torch.full((2, 8, 10), -1)
+    assert prompted_loss(leaf, torch.from_numpy(tags), ignored).item() == 0
+
+
+class Prepared:
+    """Answers that were prepared, in the order of the prompts; keeps these."""
+
+    def __init__(self, *answers):
+        self.answers, self.asked = answers, []
+
+    def at(self, prompts):
+        self.asked = prompts
+        return list(self.answers)
+
+
+def test_every_pixel_gets_the_class_of_the_largest_logit_times_mean_map():
+    rng = np.random.default_rng(2)
+    maps = rng.random((3, 30, 40)).astype(np.float32)
+    masks = np.zeros((2, 30, 40), bool)
+    masks[0, :20, :25] = masks[1, 10:28, 12:36] = True
+    logits = np.where(masks, rng.uniform(0.1, 5, masks.shape), -1).astype(np.float32)
+    small = np.zeros((1, 30, 40), bool)
+    small[0, 0, 0] = True
+    # The last of several answers counts.
+    first = Segments.of_masks(
+        np.concatenate([small, masks[:1]]), np.array([0.9, 0.2]),
+        np.concatenate([np.ones((1, 30, 40), np.float32), logits[:1]]),
+    )  # fmt: skip
+    second = Segments.of_masks(masks[1:], np.ones(1), logits[1:])
+    opened = Prepared(first, second)
+    found = prompted_classes(maps, np.array([True, False, True]), opened, PeakRule(20, 0.5))
+    confidence = np.full((3, 30, 40), -1e5)
+    for row, mask, logit in zip((0, 2), masks, logits, strict=True):
+        confidence[row][mask] = logit[mask] * maps[row].astype(np.float64)[mask].mean()
+    expected = np.where(confidence.max(axis=0) < 0, 3, confidence.argmax(axis=0))
+    np.testing.assert_array_equal(found, expected)
+    tops = [np.unravel_index(maps[row].argmax(), (30, 40)) for row in (0, 2)]
+    assert [tuple(p.points[0]) for p in opened.asked] == [(x + 0.5, y + 0.5) for y, x in tops]
+
+
+def test_padding_and_images_with_a_class_without_segment_or_peak_are_left_out():
+    maps = np.zeros((2, 10, 12), np.float32)
+    maps[0, 2:5, 2:5] = 0.5
+    labels = np.zeros((10, 12), np.int32)
+    labels[1:6, 1:7] = 4
+    both, first = np.array([True, True]), np.array([True, False])
+    valid = np.ones((10, 12), bool)
+    valid[:, 9:] = False
+    found = prompted_classes(maps, first, LabelMapSegments(labels), PeakRule(), valid)
+    expected = np.where(labels == 4, 0, 2)
+    expected[:, 9:] = -1
+    np.testing.assert_array_equal(found, expected)
+    # The second class has no peak; then a peak where no segment is.
+    assert (prompted_classes(maps, both, LabelMapSegments(labels), PeakRule()) == -1).all()
+    maps[1, 8, 8] = 1
+    assert (prompted_classes(maps, both, LabelMapSegments(labels), PeakRule()) == -1).all()
+    # An image without any class is background.
+    none = prompted_classes(maps, np.array([False, False]), LabelMapSegments(labels), PeakRule())
+    assert (none == 2).all()
+
+
+def test_crops_come_back_from_their_normalised_form():
+    image = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(crop_pixels(normalise(image)[None])[0], image)
+    grey = np.repeat(image[..., :1], 3, axis=2)
+    found = crop_pixels(normalise(grey, 1)[None])[0]
+    assert np.abs(found.astype(int) - grey).max() <= 1
+
+
+FOLDER = {"name": "folder", "path": "unused"}
+
+
+def with_segments(batch):
+    ids = torch.zeros(4, 1, 64, 64, dtype=torch.int32)
+    ids[:, :, :40, :40], ids[:, :, 40:, 10:] = 1000, 5
+    return batch | {"segments": ids}
+
+
+def test_prompts_are_summed_over_scales_without_gradient_and_leave_the_mode(make_net, batch):
+    net = make_net(dropout=0.5).train()
+    net.backbone.eval()
+    before = [module.training for module in net.modules()]
+    state = copy.deepcopy(net.state_dict())
+    found = summed_maps(net, batch, (0.5, 1.0))
+    assert [module.training for module in net.modules()] == before
+    assert all(torch.equal(values, state[name]) for name, values in net.state_dict().items())
+    assert not found.requires_grad
+    net.eval()
+    expected = np.zeros((4, 3, 64, 64))
+    with torch.no_grad():
+        for scale in (0.5, 1.0):
+            images = batch["image"].double().numpy()
+            if scale < 1:
+                images = enlarged(images, (32, 32))
+            maps = net.maps(torch.from_numpy(images).float()).double().numpy()
+            expected += np.maximum(enlarged(maps, (64, 64)), 0)
+    expected *= batch["tags"].numpy()[:, :, None, None] * batch["valid"].numpy()
+    expected /= expected.max(axis=(2, 3), keepdims=True) + 1e-5
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
+
+
+def test_maps_are_prompts_from_the_third_epoch_on(make_net, batch):
+    settings = {"name": "s2c", "dim": 8, "segments": FOLDER, "scales": [1.0]}
+    net = make_net(settings).train()
+    batch = with_segments(batch)
+    terms = []
+    for epoch in range(3):
+        net.on_epoch_start(epoch)
+        losses = net.loss(batch)
+        terms.append(set(losses) - {"loss"})
+        total = sum(value for name, value in losses.items() if name != "loss")
+        assert losses["loss"].item() == pytest.approx(total.item(), rel=1e-5)
+    assert terms[:2] == [{"classification", "s2c_ssc"}] * 2
+    assert terms[2] == {"classification", "s2c_ssc", "s2c_cpm"}
+    losses["loss"].backward()
+    # The compared layer stands before the class maps, and all of it learns.
+    assert net.head[0].weight.shape[0] == 8
+    assert all(parameter.grad.abs().sum() > 0 for parameter in net.head.parameters())
+
+
+def test_the_layer_is_left_out_where_the_features_themselves_are_compared(make_net, batch):
+    net = make_net({"name": "s2c", "dim": None, "segments": FOLDER, "cpm_weight": 0}).train()
+    assert isinstance(net.head, torch.nn.Conv2d)
+    net.on_epoch_start(5)
+    batch = with_segments(batch)
+    found = net.loss(batch)["s2c_ssc"].item()
+    with torch.no_grad():
+        features = net.features(batch["image"])
+    expected = contrast_loss(features, batch["segments"]).item()
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("backend", ["superpixels", "sam"])
+def test_both_backends_answer_on_the_training_crop(make_net, batch, backend, tmp_path):
+    settings = {"name": "superpixels"}
+    if backend == "sam":
+        pytest.importorskip("transformers", reason="transformers is not installed")
+        import sys
+        from pathlib import Path
+
+        sys.path.insert(0, str(Path(__file__).parents[2] / "cues"))
+        from tiny_sam import save_tiny_sam
+
+        save_tiny_sam(tmp_path / "net")
+        settings = {"name": "sam", "model": str(tmp_path / "net")}
+    net = make_net({"name": "s2c", "dim": 8, "segments": settings, "scales": [1.0]}).train()
+    net.on_epoch_start(2)
+    image = np.full((64, 64, 3), 60, np.uint8)
+    image[10:40, 8:36] = (220, 80, 60)
+    pixels = torch.from_numpy(normalise(image))[None].repeat(4, 1, 1, 1) * batch["valid"]
+    loss = net.loss(with_segments(batch) | {"image": pixels})
+    assert torch.isfinite(loss["s2c_cpm"])
+    assert loss["s2c_cpm"].item() > 0
+    # A network that answers prompts is no part of the localizer.
+    assert copy.deepcopy(net).regularisers[0].shared is net.regularisers[0].shared
+    assert not any("vision_encoder" in name for name in net.state_dict())
+
+
+def test_what_contradicts_is_refused(make_net, config):
+    with pytest.raises(RecipeError, match="segments of each image, which cutmix blends"):
+        make_net({"name": "s2c"}, {"name": "cutmix"})
+    from wsseg.localize.regularise.attach import attach
+    from wsseg.nets.cam_head import ClassMapNet
+
+    class Other(ClassMapNet):
+        pass
+
+    plain = make_net()
+    plain.__class__ = Other
+    with pytest.raises(RecipeError, match="Set dim to null"):
+        attach(plain, config({"name": "s2c"}))
+    net = make_net({"name": "s2c"}).train()
+    with pytest.raises(ValueError, match='Expected "segments"'):
+        net.loss({"image": torch.zeros(1, 3, 64, 64), "tags": torch.ones(1, 3)})
+
+
+def test_it_trains_through_the_stage_on_images_smaller_than_the_crop(
+    make_dataset, config, tmp_path
+):
+    sizes = {"a": (40, 56), "b": (24, 80), "ok": (32, 32), "val": (40, 40)}
+    dataset = make_dataset(
+        {
+            "a": {"tags": {1}, "size": sizes["a"]},
+            "b": {"tags": {2}, "size": sizes["b"]},
+            "ok": {"tags": set(), "size": sizes["ok"]},
+            "val": {"tags": {1}, "size": sizes["val"], "split": "val"},
+        }
+    )
+    for sample in dataset.samples:
+        image = np.full((*sizes[sample.id], 3), 60, np.uint8)
+        if sample.labels.tags:
+            image[6:20, 5:24] = (220, 80, 60)
+        Image.fromarray(image).save(sample.image_path)
+    settings = {"name": "s2c", "dim": 8, "scales": [1.0], "start_epoch": 1, "stride_px": 4}
+    stage = StageDir(tmp_path / "localize", "f")
+    localize(dataset, config(settings), stage, RunContext(cues_dir=tmp_path / "cues"))
+    assert load_scores(stage.file("scores", "a", ".npz")).class_ids.tolist() == [0, 1]
+    lines = (stage.path / "training" / "metrics.jsonl").read_text().splitlines()
+    assert "s2c_ssc" in lines[0]
+    assert "s2c_cpm" not in lines[0]
+    assert "s2c_cpm" in lines[1]
+    # Segments of the training images alone, once as segments and once as a map.
+    assert len(list((tmp_path / "cues" / "segments").rglob("*.npz"))) == 6
