@@ -63,8 +63,42 @@ class LayerCamExtractor(Config):
     )
 
 
+class AdvCamExtractor(Config):
+    """AdvCAM: Grad-CAMs of an image that is changed step by step in favour of the class."""
+
+    name: Literal["adv_cam"] = Field(
+        "adv_cam",
+        description="Grad-CAMs added up while the image is changed in favour of the class: wider "
+        "maps, at iterations times the cost of grad_cam for every class.",
+    )
+    iterations: int = Field(
+        27,
+        ge=1,
+        le=1000,
+        description="Maps that are added up (T); half of it, counted twice, at scales up to 0.5.",
+    )
+    step_size: float = Field(
+        0.08,
+        gt=0,
+        le=10,
+        description="Largest change of a value of the normalised image in one step.",
+    )
+    mask_weight: float = Field(
+        7.0,
+        ge=0,
+        le=1000,
+        description="Weight of the term that keeps salient places from growing further; 0: none.",
+    )
+    mask_threshold: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="Part of a map's maximum above which a place is salient.",
+    )
+
+
 Extractor = Annotated[
-    CamExtractor | GradCamExtractor | GradCamPpExtractor | LayerCamExtractor,
+    CamExtractor | GradCamExtractor | GradCamPpExtractor | LayerCamExtractor | AdvCamExtractor,
     Field(discriminator="name"),
 ]
 
@@ -119,6 +153,11 @@ class InferenceConfig(Config):
             raise ValueError(
                 f"normalise=absolute needs extractor cam, whose maps are logits, but it is "
                 f"{self.extractor.name}. Choose normalise=max."
+            )
+        if isinstance(self.extractor, AdvCamExtractor) and self.precision != "float32":
+            raise ValueError(
+                f"extractor adv_cam changes images by less than {self.precision} can tell apart. "
+                "Set precision=float32."
             )
         keeps_negatives = isinstance(self.extractor, CamExtractor) and not self.extractor.rectify
         if keeps_negatives and self.normalise not in ("minmax", "median"):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from wsseg import console
 from wsseg.errors import RecipeError
 from wsseg.localize.config import (
+    AdvCamExtractor,
     CamExtractor,
     Extractor,
     GradCamExtractor,
@@ -113,18 +114,29 @@ def extract(
 
     Raises:
         RecipeError: When the extractor does not suit the network.
-        ValueError: When a class id is out of range.
+        ValueError: When a class id is out of range, or the extractor is AdvCAM.
     """
     config = CamExtractor() if config is None else config
     if isinstance(config, CamExtractor):
         raw, logits = _cam(network, images)
         maps = _rectified(raw, network) if config.rectify else raw
-        chosen = _indices(class_ids, logits.shape[1])
+        chosen = class_indices(class_ids, logits.shape[1])
         return Extraction(maps[:, chosen].float(), logits.float())
+    if isinstance(config, AdvCamExtractor):
+        raise ValueError("AdvCAM changes one image at a time: call wsseg.localize.adv_cam.adv_cam.")
     return _gradient_maps(network, images, class_ids, config)
 
 
-def _indices(class_ids: Sequence[int] | None, num_classes: int) -> list[int]:
+def class_indices(class_ids: Sequence[int] | None, num_classes: int) -> list[int]:
+    """Turn class ids into the indices of rows.
+
+    Args:
+        class_ids: From 1 to C; None: all.
+        num_classes: C.
+
+    Raises:
+        ValueError: When a class id is out of range.
+    """
     if class_ids is None:
         return list(range(num_classes))
     outside = [class_id for class_id in class_ids if not 1 <= class_id <= num_classes]

@@ -10,7 +10,7 @@ tiles, and normalised only when the tiles have been merged.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from wsseg.data.colour import normalise
 from wsseg.data.scores import Scores
 from wsseg.data.tiling import TileMerger, tiles
 from wsseg.errors import DataError
-from wsseg.localize.config import InferenceConfig
-from wsseg.localize.extract import Explainable, extract
+from wsseg.localize.adv_cam import adv_cam
+from wsseg.localize.config import AdvCamExtractor, InferenceConfig
+from wsseg.localize.extract import Explainable, Extraction, extract
 from wsseg.nets.cam_head import ClassMapNet
 
 # Smaller images are enlarged to this side, so that every network has something to look at.
@@ -92,6 +93,10 @@ def class_maps(
     wanted: list[int] | None = None
     if config.tags == "oracle":
         wanted = _checked_tags(tags, num_classes)
+    elif isinstance(config.extractor, AdvCamExtractor):
+        # Every map is costly, so that only those of found classes are made.
+        found = np.flatnonzero(classify(net, image, config) >= config.min_tag_probability)
+        wanted = [int(index) + 1 for index in found]
     maps, logits = _maps_and_logits(net.eval(), image, wanted, config)
     probabilities = _sigmoid(logits)
     if wanted is None:
@@ -235,28 +240,42 @@ def _averaged(
         images = torch.from_numpy(planes)[None].to(
             parameter.device, parameter.dtype, memory_format=torch.channels_last
         )
-        views: list[tuple[Tensor, tuple[bool, ...]]] = [(images, (False,))]
-        if config.flip:
-            both = torch.cat([images, images.flip(3)])
-            views = [(images, (False,)), (both[1:], (True,))]
-            views = views if one_by_one else [(both, (False, True))]
-        for view, mirrored in views:
-            found = extract(net, view, wanted, config.extractor)
-            for index, is_mirrored in enumerate(mirrored):
-                one = _on_grid(found.maps[index], grid, is_mirrored=is_mirrored)
+        for found in _extractions(net, images, wanted, scale, config):
+            for raw, row in zip(found.maps, found.logits, strict=True):
+                one = _on_grid(raw, grid)
                 maps = one if maps is None else maps.add_(one)
-                row = found.logits[index].clone()
-                logits = row if logits is None else logits.add_(row)
+                logits = row.clone() if logits is None else logits.add_(row)
                 num_passes += 1
     if maps is None or logits is None:
         raise ValueError("scales is empty; expected at least one.")
     return (maps / num_passes).cpu().numpy(), (logits / num_passes).cpu().numpy()
 
 
-def _on_grid(maps: Tensor, grid: tuple[int, int], *, is_mirrored: bool) -> Tensor:
+def _extractions(
+    net: Explainable,
+    images: Tensor,
+    wanted: Sequence[int] | None,
+    scale: float,
+    config: InferenceConfig,
+) -> Iterator[Extraction]:
+    """Extract from one image (1, c, h, w) and its mirror image, whose maps are turned back."""
+    parts = [images]
+    if config.flip:
+        both = torch.cat([images, images.flip(3)])
+        # Two images at once need twice the cache of a CPU; on a GPU they fill it better.
+        parts = [images, both[1:]] if images.device.type == "cpu" else [both]
+    if isinstance(config.extractor, AdvCamExtractor):
+        yield adv_cam(net, torch.cat(parts), wanted or [], config.extractor, scale=scale)
+        return
+    for part in parts:
+        found = extract(net, part, wanted, config.extractor)
+        if config.flip and part is parts[-1]:
+            found.maps[-1] = found.maps[-1].flip(2)
+        yield found
+
+
+def _on_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:
     """Bring (K, h, w) maps to the cells that are kept; finer maps are averaged, not sampled."""
-    if is_mirrored:
-        maps = maps.flip(2)
     if maps.shape[0] == 0:
         return maps.new_zeros(0, *grid)
     resized = F.interpolate(

@@ -68,6 +68,9 @@ def localize(
     maps = _mapper(dataset, config, stage, context)
     samples = [s for s in dataset.samples if _has_class_ids(s, config)]
     note_left_out(dataset, samples, "tags", _UNTAGGED)
+    from wsseg.localize.adv_cam import announce
+
+    announce(config.inference, samples)
     stage.for_each(
         samples,
         lambda sample: _localize_one(sample, maps, stage),
