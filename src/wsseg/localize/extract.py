@@ -175,7 +175,7 @@ def _gradient_maps(
 ) -> Extraction:
     targets = target_layers(network, config)
     outputs, logits = run_with_layers(network, images, [target.module for target in targets])
-    chosen = _indices(class_ids, logits.shape[1])
+    chosen = class_indices(class_ids, logits.shape[1])
     size = (images.shape[-2], images.shape[-1])
 
     def grids(values: Sequence[Tensor]) -> list[Tensor]:

@@ -229,8 +229,6 @@ def _averaged(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Average over scales and mirror images: one forward pass for each, all classes at once."""
     parameter = next(net.parameters())
-    # Two images at once need twice the cache of a CPU; on a GPU they fill it better.
-    one_by_one = parameter.device.type == "cpu"
     maps: Tensor | None = None
     logits: Tensor | None = None
     num_passes = 0
