@@ -13,7 +13,18 @@ def dumped(recipe: Recipe) -> dict:
     return recipe.model_dump(mode="json")
 
 # What recipes use besides tags.
-MORE_THAN_TAGS = {"clip_es": "I+CLIP", "eps": "I+S", "oh_guided": "I+S", "sdi": "boxes"}
+MORE_THAN_TAGS = {
+    "bb_unet": "boxes",
+    "clip_es": "I+CLIP",
+    "dense_crf_loss": "scribbles",
+    "eps": "I+S",
+    "filling_rate": "boxes",
+    "gated_crf": "scribbles",
+    "oh_guided": "I+S",
+    "points_objectness": "points",
+    "sdi": "boxes",
+    "tree_energy": "scribbles",
+}
 
 
 @pytest.mark.parametrize("name", sorted(shipped()))
