@@ -252,3 +252,16 @@ def test_a_coarser_grid_takes_means_and_a_finer_one_interpolates():
     assert on_grid(features, (1, 2)).flatten().tolist() == [2.5, 4.5]
     finer = on_grid(torch.tensor([[[[0.0, 4.0]]]]), (1, 4))
     assert finer.flatten().tolist() == [0, 1, 3, 4]
+
+
+@pytest.mark.parametrize(("align_cells", "shift_px"), [(True, 0.0), (False, 7.5)])
+def test_coarse_stages_are_drawn_where_their_cells_look_only_where_asked(align_cells, shift_px):
+    """A stage of stride 16 that holds the pixel its cell looks at, drawn on cells of 4 pixels."""
+    net = AffinityNet(
+        build_backbone("resnet10t", output_stride=16), stride=4, align_cells=align_cells
+    )
+    looked_at = 16.0 * torch.arange(8)  # a padded convolution's cell k looks at pixel 16 k
+    stage = looked_at[:, None].expand(1, 2, 8, 8)
+    drawn = net._on_grid(stage, (32, 32), 128)[0, 0, :, 16]
+    middles = 4 * torch.arange(32) + 1.5
+    torch.testing.assert_close(drawn[4:24], middles[4:24] - shift_px)

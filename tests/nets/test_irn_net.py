@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from wsseg.errors import RecipeError
 from wsseg.kernels.stencil import half_plane_offsets
+from wsseg.nets.alignment import Cells
 from wsseg.nets.backbones import Backbone
 from wsseg.nets.build import build_backbone
 from wsseg.nets.irn_losses import affinity_loss, displacement_loss, label_pairs, smallest_grid
@@ -304,3 +305,31 @@ class Stageless(nn.Module):
 def test_a_network_without_stages_is_refused():
     with pytest.raises(RecipeError, match='"plain" does not tell its stages'):
         IrnNet(Backbone(Stageless(), "plain"))
+
+
+def test_the_backbone_is_trained_only_where_asked():
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    for wanted in (False, True):
+        net = IrnNet(build_backbone("test_resnet", output_stride=8), train_backbone=wanted).train()
+        edge, displacement = net(image)
+        (edge.sum() + displacement.sum()).backward()
+        weights = [p for p in net.backbone.parameters() if p.grad is not None and p.grad.any()]
+        assert bool(weights) == wanted
+        norms = [m for m in net.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        assert norms
+        assert not any(norm.training for norm in norms)
+
+
+@pytest.mark.parametrize(("align_cells", "shift_px"), [(True, 0.0), (False, 7.5)])
+def test_stages_are_drawn_where_their_cells_look_only_where_asked(align_cells, shift_px):
+    """A stage of stride 16 that holds the pixel its cell looks at, drawn on cells of 4 pixels."""
+    net = IrnNet(build_backbone("resnet10t", output_stride=16), align_cells=align_cells)
+    branch, cells = net.edge_head.branches[-1], net.edge_head.cells[-1]
+    channels = branch.conv.in_channels
+    branch.norm = nn.Identity()
+    nn.init.constant_(branch.conv.weight, 1 / channels)
+    looked_at = 16.0 * torch.arange(8)  # a padded convolution's cell k looks at pixel 16 k
+    stage = looked_at[:, None].expand(1, channels, 8, 8)
+    drawn = branch(stage, (32, 32), cells, Cells.covering(4))[0, 0, :, 16]
+    middles = 4 * torch.arange(32) + 1.5
+    torch.testing.assert_close(drawn[4:24], middles[4:24] - shift_px)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from wsseg.data.labels import BACKGROUND, IGNORE
 from wsseg.kernels.path_affinity import half_plane_offsets, torch_feature_affinity
+from wsseg.nets.alignment import Cells, place
 from wsseg.nets.backbones import Backbone
 from wsseg.nets.resnet38d import ResNet38d
 from wsseg.nets.vgg16_largefov import Vgg16LargeFov
@@ -41,6 +42,8 @@ class AffinityNet(nn.Module):
         backbone: Where the stages come from; it is trained too, as far as it is not frozen.
         stride: Pixels per cell of the features, whatever the strides of the stages.
         radius: Pairs of cells closer than this are learned, in cells.
+        align_cells: Draw each stage where its cells look; False enlarges it as the paper's code
+            does, see `wsseg.nets.alignment`.
 
     Attributes:
         size_multiple: Images whose sides are multiples of this have cells that line up.
@@ -52,8 +55,16 @@ class AffinityNet(nn.Module):
         torch.Size([1, 448, 8, 6])
     """
 
-    def __init__(self, backbone: Backbone, *, stride: int = 8, radius: int = 5) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        stride: int = 8,
+        radius: int = 5,
+        align_cells: bool = False,
+    ) -> None:
         super().__init__()
+        self.align_cells = align_cells
         self.backbone = backbone
         self.stride = stride
         self.radius = radius
@@ -87,13 +98,22 @@ class AffinityNet(nn.Module):
         """
         grid = (-(-images.shape[2] // self.stride), -(-images.shape[3] // self.stride))
         reduced = [
-            F.elu(norm(reduction(on_grid(stage, grid))))
+            F.elu(norm(reduction(self._on_grid(stage, grid, images.shape[2]))))
             for stage, reduction, norm in zip(
                 self.stages(images), self.reductions, self.norms, strict=True
             )
         ]
         features: Tensor = F.elu(self.mix(torch.cat(reduced, dim=1)))
         return features
+
+    def _on_grid(self, stage: Tensor, grid: tuple[int, int], height_px: int) -> Tensor:
+        if not self.align_cells:
+            return on_grid(stage, grid)
+        stride = 2 ** round(math.log2(height_px / stage.shape[2]))
+        if stride < self.stride:
+            return on_grid(stage, grid)
+        source = Cells(self.backbone.first_centre(stride), stride)
+        return place(stage, grid, source, Cells.covering(self.stride))
 
     def stages(self, images: Tensor) -> list[Tensor]:
         """Compute what the reductions take.

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from wsseg.data.colour import GREY_MEAN, GREY_STD, IMAGENET_MEAN, IMAGENET_STD
 from wsseg.errors import RecipeError
+from wsseg.nets.alignment import first_centre, strided_layers
 from wsseg.nets.local_contrast import LocalContrast
 
 Layout = Literal["nchw", "nhwc", "tokens"]
@@ -67,6 +68,7 @@ class Backbone(nn.Module):
         if not self._takes_any_size():
             self.size_multiple = max(STRIDES)
         self._stages = self._find_stages()
+        self._centres: dict[int, float] = {}
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the features of the last layer.
@@ -105,6 +107,24 @@ class Backbone(nn.Module):
             stem. A transformer has four stages of equally many blocks.
         """
         return {stage: self.trunk.get_submodule(name) for stage, name in self._stages.items()}
+
+    def first_centre(self, stride_px: int) -> float:
+        """Tell which pixel the first cell of the features of a stage is centred on.
+
+        Args:
+            stride_px: Pixels per cell of the stage.
+
+        Returns:
+            Pixels, 0 for the middle of the first pixel: 0 for a ResNet, (stride - 1) / 2 where
+            cells are centred; see `wsseg.nets.alignment`.
+        """
+        if stride_px not in self._centres:
+            device = next(self.trunk.parameters()).device
+            side = max(_CHECK_PX, 2 * self.size_multiple)
+            with torch.no_grad(), strided_layers(self.trunk) as layers:
+                self._run_check(device=device)
+            self._centres[stride_px] = first_centre(layers, side, stride_px)
+        return self._centres[stride_px]
 
     def _find_stages(self) -> dict[int, str]:
         """Name the modules that end a stage; branching networks lack some."""
@@ -219,13 +239,13 @@ class Backbone(nn.Module):
         extra = [-side % self.size_multiple for side in images.shape[-2:]]
         return F.pad(images, (0, extra[1], 0, extra[0])) if any(extra) else images
 
-    def _run_check(self, extra_width: int = 0) -> Tensor:
+    def _run_check(self, extra_width: int = 0, device: torch.device | None = None) -> Tensor:
         """Run the trunk on a small grey image in evaluation mode."""
         side = max(_CHECK_PX, 2 * self.size_multiple)
         was_training = self.training
         self.eval()
         try:
-            images = torch.zeros(1, self.in_channels, side, side + extra_width)
+            images = torch.zeros(1, self.in_channels, side, side + extra_width, device=device)
             features: Tensor = self.trunk.forward_features(self.prepared(images))
             return features
         finally:

@@ -6,11 +6,12 @@ trained: one gives the probability of a class boundary, the other the displaceme
 from the centroid of its object, both at a quarter of the image's size. On a ResNet-50 of output
 stride 16 the layers are those of the paper's code.
 
-Differences: any backbone. Stages finer than stride 4 are max-pooled to it (as a ResNet does with
-its stem); the displacement head joins all coarser stages at the size of the finest of them. A
-stage of C channels gets min(max(C / 2, 64), 256) channels there, which is the published layout for
-a ResNet-50, and group norms have the largest number of groups up to the published one that
-divides them.
+Differences: any backbone, which may be trained too and whose stages may be drawn where their cells
+look (`wsseg.nets.alignment`); both are off by default here. Stages finer than stride 4 are
+max-pooled to it (as a ResNet does with its stem); the displacement head joins all coarser stages at
+the size of the finest of them. A stage of C channels gets min(max(C / 2, 64), 256) channels there,
+which is the published layout for a ResNet-50, and group norms have the largest number of groups up
+to the published one that divides them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsseg.errors import RecipeError
+from wsseg.nets.alignment import Cells, place
 from wsseg.nets.backbones import Backbone
 from wsseg.nets.irn_losses import affinity_loss, displacement_loss, label_pairs
 
@@ -31,6 +33,7 @@ STRIDE = 4
 MIN_SIDE_PX = 32
 _EDGE_CHANNELS = 32
 _JOINED_CHANNELS = 256
+GRID = Cells.covering(STRIDE)
 
 
 class Branch(nn.Module):
@@ -47,12 +50,19 @@ class Branch(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         self.norm = nn.GroupNorm(groups_for(out_channels, max_groups), out_channels)
 
-    def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
-        """Map (N, in_channels, h, w) to (N, out_channels, *size)."""
+    def forward(
+        self, features: Tensor, size: tuple[int, int], source: Cells, target: Cells
+    ) -> Tensor:
+        """Map (N, in_channels, h, w) to (N, out_channels, *size).
+
+        Args:
+            features: (N, in_channels, h, w).
+            size: Cells of the result.
+            source: Where the cells of the features look.
+            target: Where those of the result look.
+        """
         result: Tensor = self.norm(self.conv(features))
-        if result.shape[-2:] != size:
-            result = F.interpolate(result, size=size, mode="bilinear", align_corners=False)
-        return result.relu()
+        return place(result, size, source, target).relu()
 
 
 class MeanShift(nn.Module):
@@ -80,16 +90,21 @@ class EdgeHead(nn.Module):
 
     Args:
         channels: Channels of each stage.
+        cells: Where the cells of each stage look.
     """
 
-    def __init__(self, channels: list[int]) -> None:
+    def __init__(self, channels: list[int], cells: list[Cells]) -> None:
         super().__init__()
+        self.cells = cells
         self.branches = nn.ModuleList(Branch(count, _EDGE_CHANNELS, 4) for count in channels)
         self.last = nn.Conv2d(_EDGE_CHANNELS * len(channels), 1, 1)
 
     def forward(self, stages: list[Tensor], size: tuple[int, int]) -> Tensor:
         """Compute (N, 1, *size) from (N, C_i, h_i, w_i)."""
-        parts = [branch(f, size) for branch, f in zip(self.branches, stages, strict=True)]
+        parts = [
+            branch(features, size, cells, GRID)
+            for branch, features, cells in zip(self.branches, stages, self.cells, strict=True)
+        ]
         logits: Tensor = self.last(torch.cat(parts, dim=1))
         return logits
 
@@ -99,11 +114,13 @@ class DisplacementHead(nn.Module):
 
     Args:
         channels: Channels of each stage.
+        cells: Where the cells of each stage look.
         is_coarse: Whether the stage is coarser than the result.
     """
 
-    def __init__(self, channels: list[int], is_coarse: list[bool]) -> None:
+    def __init__(self, channels: list[int], cells: list[Cells], is_coarse: list[bool]) -> None:
         super().__init__()
+        self.cells = cells
         widths = [min(max(count // 2, 64), _JOINED_CHANNELS) for count in channels]
         self.is_coarse = is_coarse
         self.branches = nn.ModuleList(
@@ -121,26 +138,39 @@ class DisplacementHead(nn.Module):
         """Compute (N, 2, *size), rows and columns, from (N, C_i, h_i, w_i)."""
         fine: list[Tensor] = []
         coarse: list[Tensor] = []
-        between = self._finest_coarse_size(stages)
-        for branch, features, apart in zip(self.branches, stages, self.is_coarse, strict=True):
-            (coarse if apart else fine).append(branch(features, between if apart else size))
+        between, where = self._finest_coarse(stages)
+        for branch, features, cells, apart in zip(
+            self.branches, stages, self.cells, self.is_coarse, strict=True
+        ):
+            if apart:
+                coarse.append(branch(features, between, cells, where))
+            else:
+                fine.append(branch(features, size, cells, GRID))
         if self.coarse is not None:
-            fine.append(self.coarse(torch.cat(coarse, dim=1), size))
-        shifted: Tensor = self.mean_shift(self.last(self.joined(torch.cat(fine, dim=1), size)))
+            fine.append(self.coarse(torch.cat(coarse, dim=1), size, where, GRID))
+        joined = self.joined(torch.cat(fine, dim=1), size, GRID, GRID)
+        shifted: Tensor = self.mean_shift(self.last(joined))
         return shifted
 
-    def _finest_coarse_size(self, stages: list[Tensor]) -> tuple[int, int]:
-        pairs = zip(stages, self.is_coarse, strict=True)
-        sizes = [(features.shape[-2], features.shape[-1]) for features, apart in pairs if apart]
-        return max(sizes, default=(0, 0))
+    def _finest_coarse(self, stages: list[Tensor]) -> tuple[tuple[int, int], Cells]:
+        """Tell size and cells of the finest of the coarse stages."""
+        found = [
+            ((features.shape[-2], features.shape[-1]), cells)
+            for features, cells, apart in zip(stages, self.cells, self.is_coarse, strict=True)
+            if apart
+        ]
+        return max(found, default=((0, 0), GRID), key=lambda entry: entry[0])
 
 
 class IrnNet(nn.Module):
-    """Boundary and displacement heads on a frozen backbone.
+    """Boundary and displacement heads on a backbone.
 
     Args:
-        backbone: Features of the images. It is never trained and stays in evaluation mode.
+        backbone: Features of the images. It stays in evaluation mode.
         radius: Longest distance of a training pair in cells of 4 pixels, exclusive.
+        train_backbone: Train it too, but for its normalisation; False is the paper's way.
+        align_cells: Draw each stage where its cells look; False enlarges it as the paper's code
+            does, see `wsseg.nets.alignment`.
 
     Raises:
         RecipeError: When the backbone has no stages to read.
@@ -153,14 +183,32 @@ class IrnNet(nn.Module):
         (torch.Size([1, 1, 16, 12]), torch.Size([1, 2, 16, 12]))
     """
 
-    def __init__(self, backbone: Backbone, *, radius: int = 10) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        radius: int = 10,
+        train_backbone: bool = False,
+        align_cells: bool = False,
+    ) -> None:
         super().__init__()
-        self.backbone = backbone.requires_grad_(False).eval()
+        self.backbone = backbone
+        if train_backbone:
+            backbone.freeze_batchnorm()
+            backbone.freeze_unused()
+        else:
+            backbone.requires_grad_(False)
+        self.backbone.eval()
+        self.train_backbone = train_backbone
         self.radius = radius
         self._keys, channels, strides = _measure_stages(backbone)
         self.size_multiple = math.lcm(STRIDE, backbone.size_multiple, *strides)
-        self.edge_head = EdgeHead(channels)
-        self.displacement_head = DisplacementHead(channels, [s > STRIDE for s in strides])
+        cells = [
+            Cells(backbone.first_centre(stride), stride) if align_cells else Cells.covering(stride)
+            for stride in strides
+        ]
+        self.edge_head = EdgeHead(channels, cells)
+        self.displacement_head = DisplacementHead(channels, cells, [s > STRIDE for s in strides])
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Compute boundaries and displacements.
@@ -226,8 +274,8 @@ class IrnNet(nn.Module):
         return F.pad(images, (0, extra[1], 0, extra[0])) if any(extra) else images
 
     def _features(self, images: Tensor) -> list[Tensor]:
-        # Nothing before the heads is trained, so no graph is kept.
-        with torch.no_grad():
+        # Where nothing before the heads is trained, no graph is kept.
+        with torch.set_grad_enabled(self.train_backbone and torch.is_grad_enabled()):
             stages = zip(self.backbone.stage_modules(), self.backbone.stages(images), strict=True)
             found = dict(stages)
             return [_pooled(found[key], images.shape[-1]) for key in self._keys]

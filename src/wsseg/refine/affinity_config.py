@@ -65,6 +65,11 @@ class AffinityNet(MethodConfig):
     radius: int = Field(
         5, ge=2, le=32, description="Cells closer than this are linked, in cells of the grid."
     )
+    align_cells: bool = Field(
+        True,
+        description="Draw the features of each stage where its cells look; a ResNet's are half a "
+        "cell left and above of where plain enlarging puts them. false: as the paper's code.",
+    )
     alpha_low: float = Field(
         4.0,
         gt=0,

@@ -254,7 +254,13 @@ def with_heads(backbone: Backbone, config: AffinityNet) -> Network:
     """
     from wsseg.nets.affinity_net import AffinityNet as Network
 
-    return Network(backbone, stride=config.stride_px, radius=config.radius).train()
+    net = Network(
+        backbone,
+        stride=config.stride_px,
+        radius=config.radius,
+        align_cells=config.align_cells,
+    )
+    return net.train()
 
 
 def _backbone_of(localizer: Callable[[], ClassMapNet] | None) -> Backbone:

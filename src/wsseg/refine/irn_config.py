@@ -86,6 +86,16 @@ class Irn(MethodConfig):
     output_stride: Literal[32, 16, 8, 4] = Field(
         16, description="Pixels per cell of its features, where init is not localizer."
     )
+    train_backbone: bool = Field(
+        False,
+        description="Train those features too, but for their normalisation. false: the paper's "
+        "way, for features learned from many images; true for a small localizer from scratch.",
+    )
+    align_cells: bool = Field(
+        True,
+        description="Draw the features of each stage where its cells look; a ResNet's are half a "
+        "cell left and above of where plain enlarging puts them. false: as the paper's code.",
+    )
     min_foreground: float = Field(
         0.30,
         ge=0,

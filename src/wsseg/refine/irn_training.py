@@ -251,7 +251,13 @@ def new_net(
         backbone = _features(config, localizer, load_weights=load_weights)
         # Only now: loading a localizer may draw random numbers or not.
         seed_everything(seed)
-        return IrnNet(backbone, radius=config.pair_radius).train()
+        net = IrnNet(
+            backbone,
+            radius=config.pair_radius,
+            train_backbone=config.train_backbone,
+            align_cells=config.align_cells,
+        )
+        return net.train()
 
 
 def _features(
