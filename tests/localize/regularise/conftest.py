@@ -24,9 +24,22 @@ SMALL: dict[str, Any] = {
 }
 
 
+# Settings of those whose defaults take long, or add to what a network without them has.
+CASES: dict[str, dict[str, Any]] = {
+    "s2c": {
+        "name": "s2c",
+        "dim": None,
+        "start_epoch": 1,
+        "scales": [1.0],
+        "segments": {"name": "folder", "path": "unused"},
+    }
+}
+
+
 def small_config(*regularisers: Any, **changes: Any) -> Cam:
     """Settings of a tiny localizer."""
-    return Cam.model_validate({**SMALL, "regularisers": list(regularisers), **changes})
+    chosen = [CASES.get(one, one) if isinstance(one, str) else one for one in regularisers]
+    return Cam.model_validate({**SMALL, "regularisers": chosen, **changes})
 
 
 @pytest.fixture
@@ -47,14 +60,17 @@ def make_net() -> Callable[..., ClassMapNet]:
 
 @pytest.fixture
 def batch() -> dict[str, Tensor]:
-    """Four images of 64 pixels with tags, the last one without any; a part is padding."""
+    """Four images of 64 pixels with tags and segments, the last one without; a part is padding."""
     generator = torch.Generator().manual_seed(1)
     valid = torch.ones(4, 1, 64, 64)
     valid[1, :, :, 40:] = 0
+    segments = torch.zeros(4, 1, 64, 64, dtype=torch.int32)
+    segments[:3, :, :40, :40], segments[:3, :, 40:, 10:] = 1000, 5
     return {
         "image": torch.randn(4, 3, 64, 64, generator=generator) * valid,
         "tags": torch.tensor([[1.0, 0, 0], [0, 1, 1], [1, 0, 1], [0, 0, 0]]),
         "valid": valid,
+        "segments": segments,
     }
 
 
@@ -76,7 +92,14 @@ class TagItems:
             raise KeyboardInterrupt
         valid = np.ones((1, *self.images.shape[2:]), np.float32)
         noise = rng.normal(scale=0.1, size=self.images[index].shape).astype(np.float32)
-        return {"image": self.images[index] + noise, "tags": self.tags[index], "valid": valid}
+        segments = np.ones(valid.shape, np.int32)
+        segments[:, : 5 + index] = 2
+        return {
+            "image": self.images[index] + noise,
+            "tags": self.tags[index],
+            "valid": valid,
+            "segments": segments,
+        }
 
 
 @pytest.fixture
