@@ -22,6 +22,7 @@ class RunContext:
         localizer_fingerprint: Names the training of the run's localizer, for cues made with it.
         localize_dir: Folder of the localize stage, whose manifest says which kind of label led;
             None where there is none.
+        corrections_dir: Folder of pseudo masks that people corrected; None where there is none.
     """
 
     seed: int = 0
@@ -32,4 +33,5 @@ class RunContext:
     cues_dir: Path | None = None
     localizer_fingerprint: str = ""
     localize_dir: Path | None = None
+    corrections_dir: Path | None = None
     cues: tuple[str, ...] = ()

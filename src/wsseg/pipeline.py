@@ -249,6 +249,7 @@ def _run_stages(
         cues_dir=folder.path / "cues",
         localizer_fingerprint=stages.localize.fingerprint,
         localize_dir=stages.localize.path,
+        corrections_dir=Path(recipe.pseudo.corrections) if recipe.pseudo.corrections else None,
         cues=cue_origins(recipe.model_dump(mode="json")),
     )
     preflight(dataset, recipe, stages, wanted, context)

@@ -30,14 +30,7 @@ def segments(monkeypatch):
     def use(*masks: np.ndarray) -> None:
         stack = np.array(masks, bool).reshape(-1, *SIZE)
         found = Segments.of_masks(stack, np.ones(len(stack)))
-
-        class Opened:
-            size = SIZE
-
-            def everything(self) -> Segments:
-                return found
-
-        monkeypatch.setattr(module, "open_segments", lambda *_: Opened())
+        monkeypatch.setattr(module, "all_segments", lambda *_: found)
 
     return use
 

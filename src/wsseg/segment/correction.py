@@ -68,7 +68,7 @@ def slowdown(ious: Sequence[float]) -> float:
         stopped.
 
     Example:
-        >>> slowdown([0.1, 0.2, 0.3, 0.4]) < 0.2, slowdown([0.5, 0.6, 0.6, 0.6, 0.6]) > 0.9
+        >>> slowdown([0.1, 0.2, 0.3, 0.4]) < 0.5, slowdown([0.5, 0.6, 0.6, 0.6, 0.6]) > 0.9
         (True, True)
     """
     _, b, c = fit_curve(ious)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ from wsseg.segment.forward import TorchForward
 from wsseg.segment.inference import predict_probabilities, resize_maps
 from wsseg.segment.losses.consistency import resized_images, scale_consistency
 from wsseg.segment.rounds_cleanup import crf_marginals
+from wsseg.segment.said import Said, over
 from wsseg.training.config import TrainingConfig
 from wsseg.training.optim import parameter_groups
 
@@ -71,6 +72,7 @@ class Corrections:
         folder: Where the corrected ones go, with the manifest of a stage.
         config: The segmenter's settings, with a correction.
         max_side_px: Longest side that images are shrunk to.
+        said: Pixels that people gave, which no correction changes.
     """
 
     samples: Sequence[Sample]
@@ -78,6 +80,7 @@ class Corrections:
     folder: StageDir
     config: SegmenterConfig
     max_side_px: int | None = None
+    said: Said = field(default_factory=Said)
 
     @property
     def rule(self) -> Adele:
@@ -171,6 +174,7 @@ class Corrections:
         result = corrected(
             mask, values, classes, first=first, labels=sample.labels, config=self.rule
         )
+        result = over(result, self.said.pixels(sample, first))
         changed = int((result != mask).sum())
         if changed:
             write_mask(path, result)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,7 @@ class ImageFacts:
         labels: What a person gave, in pixels of that image.
         first: (H, W) uint8, the pseudo mask of the first round at that size.
         seed: Seed of what is drawn for this image in this round.
+        segments_dir: Where segments are kept for all stages; None: nowhere.
         cache: Reused between clean-ups, such as the CRF's lattice.
         shared: Reused between images, such as a loaded network.
     """
@@ -96,6 +98,7 @@ class ImageFacts:
     labels: WeakLabels
     first: Mask
     seed: int = 0
+    segments_dir: Path | None = None
     cache: dict[Hashable, Any] = field(default_factory=dict)
     shared: dict[Hashable, Any] = field(default_factory=dict)
 

@@ -19,9 +19,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.cues.segments import Segments, SegmentsContext, open_segments
+from wsseg.cues.segments import Segments, SegmentsContext
 from wsseg.cues.segments_config import Superpixels
+from wsseg.cues.segments_source import all_segments
 from wsseg.data.labels import BACKGROUND
+from wsseg.device import best_device
 from wsseg.segment.draft import Bools, Draft, Floats, ImageFacts, box_pixels
 from wsseg.segment.rounds_config import ProposalsCleanup
 
@@ -47,8 +49,8 @@ def proposals(
     boxes = facts.labels.boxes
     if boxes is None or not len(boxes):
         return draft
-    context = SegmentsContext(facts.sample_id, shared=facts.shared)
-    found = open_segments(facts.image, config.segments or Superpixels(), context).everything()
+    context = SegmentsContext(facts.sample_id, best_device(), facts.segments_dir, facts.shared)
+    found = all_segments(facts.image, config.segments or Superpixels(), context)
     tight = tight_boxes(found)
     rng = np.random.default_rng(facts.seed)
     size = (draft.ignored.shape[0], draft.ignored.shape[1])

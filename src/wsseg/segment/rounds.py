@@ -25,8 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg import console
+from wsseg.cues.segments_source import check_segments
 from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.image_io import image_size, read_mask, write_mask
+from wsseg.data.labels import IGNORE
 from wsseg.data.working import read_working_image
 from wsseg.errors import DataError
 from wsseg.processes import is_main_process
@@ -36,6 +38,8 @@ from wsseg.segment.draft import Draft, ImageFacts, enforce, scaled_labels, witho
 from wsseg.segment.forward import TorchForward
 from wsseg.segment.inference import predict_probabilities
 from wsseg.segment.rounds_cleanup import clean
+from wsseg.segment.rounds_config import ProposalsCleanup
+from wsseg.segment.said import Said, over
 
 if TYPE_CHECKING:
     from torch import nn
@@ -122,7 +126,11 @@ def check_self_training(dataset: Dataset, config: SegmenterConfig) -> None:
 
     Raises:
         DataError: When a clean-up needs boxes and no training image has any.
+        WssegError: When a backend of segments lacks what it needs.
     """
+    for cleanup in config.rounds.cleanups if config.rounds.count else ():
+        if isinstance(cleanup, ProposalsCleanup) and cleanup.segments is not None:
+            check_segments(cleanup.segments, dataset)
     wanted = config.rounds.names() & {"boxes", "proposals"}
     if not config.rounds.count or not wanted:
         return
@@ -163,9 +171,10 @@ def relabel(
         _on_best_device(net), in_channels=config.in_channels, precision=config.inference.precision
     )
     shared: dict[Any, Any] = {}
+    said = Said.of_run(context)
 
     def work(sample: Sample) -> dict[str, Any]:
-        return _relabel_image(sample, forward, config, (first, stage), (context, shared))
+        return _relabel_image(sample, forward, config, (first, stage), (context, shared, said))
 
     title = f"segment: {stage.path.parent.name.replace('_', ' ')}, masks"
     stage.for_each(samples, work, title=title)
@@ -183,13 +192,13 @@ def _relabel_image(
     forward: TorchForward,
     config: SegmenterConfig,
     stages: tuple[StageDir, StageDir],
-    run: tuple[RunContext, dict[Any, Any]],
+    run: tuple[RunContext, dict[Any, Any], Said],
 ) -> dict[str, Any]:
     """Predict, clean and write the mask of one image; returns facts for the manifest."""
     from wsseg.segment.uncertainty import uncertainty, weight_bytes
 
     first, stage = stages
-    context, shared = run
+    context, shared, said = run
     image = read_working_image(sample.image_path, context.max_side_px)
     size = image_size(sample.image_path)
     first_mask = read_mask(first.path / f"{sample.id}.png")
@@ -199,8 +208,10 @@ def _relabel_image(
         scaled_labels(sample.labels, (image.shape[0] / size[0], image.shape[1] / size[1])),
         _nearest(first_mask, image.shape[:2]),
         seed=_image_seed(context.seed, stage, sample.id),
+        segments_dir=None if context.cues_dir is None else context.cues_dir / "segments",
         shared=shared,
     )
+    given = said.pixels(sample, first_mask)
     rounds = config.rounds
     plain = config.inference.model_copy(update={"crf": None, "restrict_to_tags": False})
     draft = Draft.of(predict_probabilities(forward, image, plain))
@@ -208,10 +219,12 @@ def _relabel_image(
         possible = without_absent(draft, facts.labels).probabilities
         doubt = uncertainty(possible, facts, rounds.uncertainty)
         stored = _nearest(weight_bytes(doubt), size)
+        stored = np.where(given == IGNORE, stored, np.uint8(255))
         write_mask(stage.file(WEIGHTS_FOLDER, sample.id, ".png"), stored, palette=False)
     mask = first_mask
     if rounds.masks == "predictions":
         mask = enforce(clean(draft, facts, rounds.cleanups).resized(size), sample.labels)
+        mask = over(mask, given)
     write_mask(stage.path / f"{sample.id}.png", mask)
     return {"changed": round(float((mask != first_mask).mean()), 6)}
 

@@ -26,6 +26,7 @@ from wsseg.segment.rounds import (
     say_change,
     training_folder,
 )
+from wsseg.segment.said import Said
 from wsseg.segment.trust import trust_by_id
 from wsseg.segment.validation import MaskValidation, hold_out
 
@@ -179,7 +180,8 @@ class _Job:
         from wsseg.segment.correction_task import Corrections
 
         folder = corrected_stage(self.stage, now.number)
-        return Corrections(train, now.masks, folder, self.config, self.context.max_side_px)
+        said = Said.of_run(self.context)
+        return Corrections(train, now.masks, folder, self.config, self.context.max_side_px, said)
 
     def _task(self, data: SegmentationData, now: _Round) -> Any:
         task = _task(self.config, self.dataset, data, self.context.seed)
