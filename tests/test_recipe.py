@@ -15,13 +15,18 @@ def dumped(recipe: Recipe) -> dict:
 # What recipes use besides tags.
 MORE_THAN_TAGS = {
     "bb_unet": "boxes",
+    "boxes": "boxes",
     "clip_es": "I+CLIP",
     "dense_crf_loss": "scribbles",
     "eps": "I+S",
     "filling_rate": "boxes",
     "gated_crf": "scribbles",
+    "grabcut": "boxes",
+    "mixed": "mixed",
     "oh_guided": "I+S",
+    "points": "points",
     "points_objectness": "points",
+    "scribbles": "scribbles",
     "sdi": "boxes",
     "tree_energy": "scribbles",
 }

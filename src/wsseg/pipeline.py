@@ -310,13 +310,8 @@ def _train_and_map(
 
 
 def _pseudo_rule(recipe: Recipe) -> PseudoMaskConfig:
-    """Say what pixels without evidence become, where the recipe leaves it to the localizer."""
-    if recipe.pseudo.no_evidence != "auto":
-        return recipe.pseudo
-    is_known = recipe.localize.writes_background or any(
-        step.leaves_open for step in recipe.refine.steps
-    )
-    return recipe.pseudo.model_copy(update={"no_evidence": "ignore" if is_known else "background"})
+    leaves_open = [recipe.localize.writes_background, *(s.leaves_open for s in recipe.refine.steps)]
+    return recipe.pseudo.resolved(leaves_open=any(leaves_open))
 
 
 def _remove_other_steps(stages: Plan) -> None:
@@ -395,9 +390,9 @@ def _choose(
     if isinstance(recipe, Recipe):
         return load_recipe(recipe.model_dump(mode="json"), overrides) if overrides else recipe
     if recipe is None:
-        has_ok = any(sample.labels.tags == frozenset() for sample in dataset.split("train"))
-        recipe = "defects" if has_ok else "cam"
-        why = "there are images tagged ok" if has_ok else "no image is tagged ok"
+        from wsseg.suggest import suggest_recipe
+
+        recipe, why = suggest_recipe(dataset)
         console.info(f'recipe: "{recipe}", because {why} (choose another with --recipe)')
     return load_recipe(recipe, overrides)
 

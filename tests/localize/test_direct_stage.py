@@ -190,6 +190,6 @@ def test_the_fingerprints_of_localizers_from_tags_are_what_they_were(dataset, tm
     settings = chosen.localize.model_dump(mode="json", exclude={"regularisers"})
     mark = fingerprint("localize", localize_stage.VERSION, shared, labels, settings)
     assert stages.localize.fingerprint == mark
-    rule = chosen.pseudo.model_dump(mode="json", exclude={"no_evidence"})
+    rule = chosen.pseudo.model_dump(mode="json", exclude={"no_evidence", "corrections"})
     before = stages.refine[-1].fingerprint
     assert stages.pseudo.fingerprint == fingerprint("pseudo", pseudo_stage.VERSION, before, rule)

@@ -96,6 +96,19 @@ class PseudoMaskConfig(Config):
         "none.",
     )
 
+    def resolved(self, *, leaves_open: bool) -> PseudoMaskConfig:
+        """Say what pixels without evidence become, where the settings leave it to the run.
+
+        Args:
+            leaves_open: Whether the localizer or a refiner of the run leaves pixels open.
+
+        Returns:
+            These settings with ``no_evidence`` "ignore" or "background".
+        """
+        if self.no_evidence != "auto":
+            return self
+        return self.model_copy(update={"no_evidence": "ignore" if leaves_open else "background"})
+
     @model_validator(mode="after")
     def _check_band(self) -> PseudoMaskConfig:
         if (self.band_low is None) != (self.band_high is None):
