@@ -233,8 +233,8 @@ def announce(config: InferenceConfig, samples: Sequence[Sample]) -> None:
     if config.tags == "predicted":
         maps = f"every class found in {len(samples)} images"
     console.info(
-        f"adv_cam: {passes} passes there and back through the network for each map, at "
-        f"{len(config.scales)} scales; {maps}. On a CPU this takes hours for more than a few; "
+        f"adv_cam: {passes} passes there and back through the network for each map, at scales "
+        f"{', '.join(f'{scale:g}' for scale in config.scales)}; {maps}. This is slow on a CPU; "
         "fewer localize.inference.scales and localize.inference.extractor.iterations are faster."
     )
 
