@@ -24,6 +24,7 @@ MORE_THAN_TAGS = {
     "grabcut": "boxes",
     "mixed": "mixed",
     "oh_guided": "I+S",
+    "point_prompts": "points",
     "points": "points",
     "points_objectness": "points",
     "scribbles": "scribbles",

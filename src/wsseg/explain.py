@@ -27,6 +27,7 @@ GROUPS: dict[str, registry.Group] = {
     "localize.cue": "cues",
     "localize.regularisers": "regularisers",
     "localize.regularisers.s2c.segments": "segments",
+    "localize.segments": "segments",
     "refine.steps": "refiners",
     "refine.steps.background_cue.cue": "cues",
     "refine.steps.background_cue_hard.cue": "cues",

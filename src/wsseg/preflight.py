@@ -55,6 +55,7 @@ def preflight(
     if "localize" in wanted and not stages.localize.is_done:
         if isinstance(recipe.localize, DirectLocalizerConfig):
             recipe.localize.check(dataset, allow_masks=context.allow_masks)
+            check_configured(recipe.localize, dataset)
             cue = configured_cue(recipe.localize)
             if cue is not None:
                 check_cue(cue, dataset)
