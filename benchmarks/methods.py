@@ -28,6 +28,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -39,7 +40,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from _machine import command, describe, peak_memory_gb
+from _machine import command, describe
 from _small import BASE, NotFromScratchError, Part, load, part, parts, same, tag_recipes
 from wsseg import console
 from wsseg.atomic import append_jsonl, read_jsonl, write_json
@@ -242,7 +243,7 @@ def measure(cell: Cell, arguments: argparse.Namespace) -> None:
     entry = numbers(metrics, cell.part) | {
         # Of all threads and of processes that have ended.
         "seconds": sum(os.times()[:4]),
-        "memory_gb": peak_memory_gb(),
+        "memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
         "localize_seconds": StageDir(out / "localize", "").state().get("seconds", 0.0),
     }
     if cell.part == "maps" and not arguments.data and cell.family in MARKS:
