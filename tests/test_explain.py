@@ -100,7 +100,7 @@ def test_alternatives_are_told_by_name() -> None:
 
 def test_methods_are_told_by_name() -> None:
     assert ", cam, " in explain("localize")[0].type
-    assert explain("segment")[0].type == "settings by name: smp; or null"
+    assert explain("segment")[0].type == "settings by name: bb_unet, smp; or null"
     steps = explain("refine.steps")[0].type
     assert steps.startswith("list of settings by name: ")
     assert ", background_constant, background_cue, " in steps

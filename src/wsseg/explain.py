@@ -132,14 +132,22 @@ def suggest(path: Sequence[str]) -> str:
         head, _, name = info.key.rpartition(".")
         if head == ".".join(parent):
             beside[name] = info
+    part = [info for info in infos if parent and info.key.startswith(f"{parent[0]}.")]
+    # What comes with one method only is hardly meant where that method is not used.
+    same = [info.key for info in part if _ends_with(info, last) and "=" not in info.only_with]
+    elsewhere = f' Did you mean "{same[0]}"?' if same else ""
     if last in beside and beside[last].only_with:
-        return f" It exists only with {beside[last].only_with}."
+        return f" It exists only with {beside[last].only_with}.{elsewhere}"
     near = did_you_mean(last, beside)
     if near:
         return near
-    part = [info.key for info in infos if parent and info.key.startswith(f"{parent[0]}.")]
-    same = [key for key in part if key.rpartition(".")[2] == last]
+    if not same:
+        same = [info.key for info in part if _ends_with(info, last)]
     return f' Did you mean "{same[0]}"?' if same else ""
+
+
+def _ends_with(info: KeyInfo, name: str) -> bool:
+    return info.key.rpartition(".")[2] == name
 
 
 def _is_below(info: KeyInfo, wanted: Sequence[str]) -> bool:
