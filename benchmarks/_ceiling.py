@@ -13,7 +13,7 @@ from wsseg.data.image_io import image_size, read_mask, write_mask
 from wsseg.evaluate.stage import EvaluateInputs, evaluate
 from wsseg.localize.stage import train_localizer
 from wsseg.nets.cam_head import ClassMapNet
-from wsseg.pipeline import plan
+from wsseg.plan import plan
 from wsseg.recipe import Recipe
 from wsseg.rundir import RunDir, StageDir, fingerprint
 from wsseg.segment.stage import predict, segment

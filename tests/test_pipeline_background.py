@@ -10,7 +10,7 @@ from pydantic import Field
 from wsseg import registry
 from wsseg.config import MethodConfig
 from wsseg.localize.tags.cam import Cam
-from wsseg.pipeline import _evaluate_inputs, plan
+from wsseg.plan import evaluate_inputs, plan
 from wsseg.recipe import Recipe, RefineConfig
 from wsseg.refine.superpixel_pooling import SuperpixelPooling
 from wsseg.rundir import RunDir
@@ -33,7 +33,7 @@ def scored_steps(make_dataset, tmp_path, *steps: MethodConfig) -> list[bool]:
     dataset = make_dataset({"a": {"tags": {1}}})
     recipe = Recipe(localize=Cam(), refine=RefineConfig(steps=steps))
     stages = plan(RunDir(tmp_path / "run"), dataset, recipe, use_masks=False)
-    return [step.has_background for step in _evaluate_inputs(recipe, stages).refine]
+    return [step.has_background for step in evaluate_inputs(recipe, stages).refine]
 
 
 def test_steps_are_scored_from_the_first_background_rule_on(make_dataset, tmp_path):

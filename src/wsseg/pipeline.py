@@ -10,7 +10,6 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,49 +24,17 @@ from wsseg.device import machine_facts
 from wsseg.errors import RecipeError, unknown_name
 from wsseg.finished import Finished
 from wsseg.intake import open_data, readable, refuse_foreign, with_sound_masks
+from wsseg.plan import STAGES, Plan, evaluate_inputs, plan, pseudo_rule
 from wsseg.processes import from_main_process
 from wsseg.recipe import Recipe, load_recipe, to_yaml
-from wsseg.rundir import RunDir, StageDir, fingerprint
+from wsseg.rundir import RunDir, StageDir
 
 if TYPE_CHECKING:
-    from wsseg.evaluate.stage import EvaluateInputs
     from wsseg.nets.cam_head import ClassMapNet
-    from wsseg.pseudo.masks import PseudoMaskConfig
 
 MACHINE_FILE = "machine.json"
 SETTINGS_FILE = "settings.json"
 DRAWN_MASKS = "drawn_masks"
-STAGES = ("localize", "refine", "pseudo", "segment", "evaluate", "report")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The stages of one run with their folders and fingerprints."""
-
-    images: StageDir
-    ground_truth: StageDir
-    localize: StageDir
-    refine: tuple[StageDir, ...]
-    pseudo: StageDir
-    segment: StageDir
-    predict: StageDir
-    evaluate: StageDir
-
-    def of(self, name: str) -> tuple[StageDir, ...]:
-        """The folders of one of `STAGES`; the report has none."""
-        folders = {
-            "localize": (self.localize,),
-            "refine": self.refine,
-            "pseudo": (self.pseudo,),
-            "segment": (self.segment, self.predict),
-            "evaluate": (self.evaluate,),
-        }
-        return folders.get(name, ())
-
-    def all(self) -> tuple[StageDir, ...]:
-        """All stages in order."""
-        named = (folder for name in STAGES for folder in self.of(name))
-        return (self.images, self.ground_truth, *named)
 
 
 def run(
@@ -181,57 +148,6 @@ def _invalidate(stages: Plan, first: str) -> None:
             stage.invalidate()
 
 
-def plan(folder: RunDir, dataset: Dataset, recipe: Recipe, use_masks: bool) -> Plan:
-    """Name every stage's folder and what its results depend on.
-
-    Args:
-        folder: The run's folder.
-        dataset: The data set.
-        recipe: The recipe.
-        use_masks: Whether masks may tune; then their content counts too.
-
-    Returns:
-        The stages; a stage is done again when its fingerprint changes.
-    """
-    from wsseg.evaluate import stage as evaluate_stage
-    from wsseg.localize import stage as localize_stage
-    from wsseg.pseudo import stage as pseudo_stage
-    from wsseg.refine import stage as refine_stage
-    from wsseg.segment import stage as segment_stage
-
-    shared = {"seed": recipe.seed, "max_side_px": recipe.max_side_px}
-    labels = dataset.fingerprint(masks=False)
-    tuning = dataset.fingerprint(masks=True) if use_masks else labels
-    settings = localize_stage.fingerprint_settings(recipe.localize)
-    drawn = tuning if localize_stage.takes_masks(recipe.localize) else labels
-    mark = fingerprint("localize", localize_stage.VERSION, shared, drawn, settings)
-    localize = folder.stage("localize", mark)
-    steps = []
-    for number, step in enumerate(recipe.refine.steps, start=1):
-        content = step.model_dump(mode="json")
-        mark = fingerprint("refine", refine_stage.VERSION, mark, content, tuning)
-        steps.append(folder.stage(f"refine/{number}_{content['name']}", mark))
-    content = pseudo_stage.fingerprint_settings(_pseudo_rule(recipe))
-    mark = fingerprint("pseudo", pseudo_stage.VERSION, mark, content)
-    pseudo = folder.stage("masks", mark)
-    segmenter = recipe.segment.model_dump(mode="json") if recipe.segment else None
-    mark = fingerprint("segment", segment_stage.VERSION, mark, segmenter, shared, tuning)
-    scored = dataset.fingerprint(masks=True)
-    measures = recipe.evaluate.model_dump(mode="json")
-    return Plan(
-        images=folder.stage("images", fingerprint("images", labels)),
-        ground_truth=folder.stage("ground_truth", fingerprint("ground truth", scored)),
-        localize=localize,
-        refine=tuple(steps),
-        pseudo=pseudo,
-        segment=folder.stage("segment", mark),
-        predict=folder.stage("predictions", fingerprint("predict", mark)),
-        evaluate=folder.stage(
-            "evaluate", fingerprint("evaluate", evaluate_stage.VERSION, mark, scored, measures)
-        ),
-    )
-
-
 def _run_stages(
     folder: RunDir, dataset: Dataset, recipe: Recipe, use_masks: bool, wanted: Sequence[str]
 ) -> Finished:
@@ -259,7 +175,7 @@ def _run_stages(
     if "evaluate" in wanted:
         from wsseg.evaluate.stage import evaluate
 
-        inputs = _evaluate_inputs(recipe, stages)
+        inputs = evaluate_inputs(recipe, stages)
         metrics = from_main_process(
             lambda: evaluate(usable, inputs, stages.evaluate, folder.metrics_path)
         )
@@ -298,7 +214,7 @@ def _train_and_map(
             refine_step(dataset, step, before, stage, context, localizer)
         before = stage
     if "pseudo" in wanted:
-        from_main_process(lambda: pseudo(dataset, _pseudo_rule(recipe), before, stages.pseudo))
+        from_main_process(lambda: pseudo(dataset, pseudo_rule(recipe), before, stages.pseudo))
     if "segment" not in wanted:
         return
     if recipe.segment is not None:
@@ -307,11 +223,6 @@ def _train_and_map(
     else:
         from_main_process(stages.segment.remove)
         from_main_process(stages.predict.remove)
-
-
-def _pseudo_rule(recipe: Recipe) -> PseudoMaskConfig:
-    leaves_open = [recipe.localize.writes_background, *(s.leaves_open for s in recipe.refine.steps)]
-    return recipe.pseudo.resolved(leaves_open=any(leaves_open))
 
 
 def _remove_other_steps(stages: Plan) -> None:
@@ -343,45 +254,6 @@ def _next_command(folder: RunDir, dataset: Dataset, recipe: Recipe, stages: Plan
     if _may_use_masks(folder):
         parts.append("--use-masks")
     return shlex.join(str(part) for part in parts)
-
-
-def _evaluate_inputs(recipe: Recipe, stages: Plan) -> EvaluateInputs:
-    from wsseg.evaluate.stage import EvaluateInputs, RefinedStage
-    from wsseg.localize.direct import trained_part
-    from wsseg.localize.kinds import led_by
-    from wsseg.segment.rounds import mask_folders
-
-    refined = []
-    from_masks = tuned = "masks" in led_by(stages.localize.manifest()).values()
-    leaves_open = False
-    has_background = recipe.localize.writes_background
-    trained = trained_part(recipe.localize)
-    for step, stage in zip(recipe.refine.steps, stages.refine, strict=True):
-        content = step.model_dump()
-        state = stage.state().get("state", {})
-        has_background |= step.writes_background
-        leaves_open |= step.leaves_open
-        tuned |= bool(state.get("tuned_on_masks"))
-        threshold = state.get("threshold")
-        if content["name"] == "background_constant":
-            threshold = content["value"]
-        marks = (has_background, threshold, tuned, leaves_open)
-        refined.append(RefinedStage(content["name"], stage, *marks))
-    segmenter_tuned = recipe.segment is not None and recipe.segment.validate_on == "val_masks"
-    return EvaluateInputs(
-        localize=stages.localize,
-        refine=tuple(refined),
-        pseudo=stages.pseudo,
-        trained_masks=mask_folders(recipe.segment, stages.segment),
-        predictions=stages.predict if recipe.segment is not None else None,
-        tags=None if trained is None else trained.inference.tags,
-        has_background=recipe.localize.writes_background,
-        localized_from_masks=from_masks,
-        segmenter_tuned_on_masks=segmenter_tuned,
-        boundary_width_frac=recipe.evaluate.boundary_width_frac
-        if recipe.evaluate.boundary
-        else None,
-    )
 
 
 def _choose(

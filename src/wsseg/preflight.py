@@ -22,7 +22,7 @@ from wsseg.recipe import Recipe
 if TYPE_CHECKING:
     from wsseg.localize.config import TagLocalizerConfig
     from wsseg.nets.cam_head import ClassMapNet
-    from wsseg.pipeline import Plan
+    from wsseg.plan import Plan
 
 
 def preflight(

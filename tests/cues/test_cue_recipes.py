@@ -10,7 +10,7 @@ from wsseg.cues.saliency_mbd import mbd
 from wsseg.data.scores import Scores, load_scores, save_scores
 from wsseg.errors import DataError, RecipeError
 from wsseg.explain import explain
-from wsseg.pipeline import STAGES, plan
+from wsseg.plan import STAGES, plan
 from wsseg.preflight import preflight
 from wsseg.recipe import load_recipe, to_yaml
 from wsseg.refine.stage import refine_step

@@ -19,7 +19,7 @@ from wsseg.localize.clip_es import ClipEs, clip_es, prompt_groups, spread_by_att
 from wsseg.localize.direct import LocalizeContext
 from wsseg.localize.stage import localize
 from wsseg.nets.clip_network import ClipNetwork, grad_cam, softmax_gradient
-from wsseg.pipeline import STAGES, plan
+from wsseg.plan import STAGES, plan
 from wsseg.preflight import preflight
 from wsseg.recipe import load_recipe
 from wsseg.rundir import RunDir, StageDir

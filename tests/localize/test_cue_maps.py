@@ -18,7 +18,7 @@ from wsseg.localize.cue_maps import SAYS_NOTHING, check_learned_cue, learned_cue
 from wsseg.localize.data import TagData
 from wsseg.localize.stage import localize, train_localizer
 from wsseg.localize.tags.eps import Eps
-from wsseg.pipeline import STAGES, plan
+from wsseg.plan import STAGES, plan
 from wsseg.preflight import preflight
 from wsseg.recipe import load_recipe
 from wsseg.rundir import RunDir, StageDir

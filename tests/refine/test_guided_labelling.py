@@ -210,7 +210,7 @@ def test_a_missing_cue_is_told_with_a_remedy():
 
 
 def test_what_is_left_open_is_ignored_in_masks_and_a_miss_in_numbers(tmp_path, make_dataset):
-    from wsseg.pipeline import _evaluate_inputs, _pseudo_rule, plan
+    from wsseg.plan import evaluate_inputs, plan, pseudo_rule
     from wsseg.recipe import load_recipe
     from wsseg.rundir import RunDir
 
@@ -218,5 +218,5 @@ def test_what_is_left_open_is_ignored_in_masks_and_a_miss_in_numbers(tmp_path, m
     for name, is_open in (("oh_guided", True), ("cam", False)):
         recipe = load_recipe(name)
         stages = plan(RunDir(tmp_path), dataset, recipe, use_masks=False)
-        assert _pseudo_rule(recipe).no_evidence == ("ignore" if is_open else "background")
-        assert _evaluate_inputs(recipe, stages).refine[0].leaves_open == is_open
+        assert pseudo_rule(recipe).no_evidence == ("ignore" if is_open else "background")
+        assert evaluate_inputs(recipe, stages).refine[0].leaves_open == is_open

@@ -16,7 +16,7 @@ from wsseg.atomic import append_jsonl
 from wsseg.context import RunContext
 from wsseg.data.scores import Scores, load_scores, save_scores
 from wsseg.localize.tags.cam import Cam, cam
-from wsseg.pipeline import plan
+from wsseg.plan import plan
 from wsseg.recipe import load_recipe
 from wsseg.refine import irn_displacement
 from wsseg.refine.affinity_net import AffinityNet, affinity_net

@@ -98,7 +98,9 @@ def test_classes_compete_by_logit_and_mean_score(monkeypatch):
     masks[0, :20, :30] = masks[1, 5:35, 20:58] = True
     rng = np.random.default_rng(0)
     logits = rng.uniform(0.5, 4, (2, *SIZE)).astype(np.float32)
-    answers = [Segments.of_masks(m[None], np.ones(1), z[None]) for m, z in zip(masks, logits, strict=True)]
+    answers = [
+        Segments.of_masks(m[None], np.ones(1), z[None]) for m, z in zip(masks, logits, strict=True)
+    ]
     found, facts = refine(monkeypatch, answers, scores)
     means = [scores.values[i + 1].astype(np.float64)[masks[i]].mean() for i in range(2)]
     confidence = np.where(masks, logits * np.array(means)[:, None, None], -1e5)

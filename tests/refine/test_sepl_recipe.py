@@ -6,7 +6,7 @@ import pytest
 from wsseg.context import RunContext
 from wsseg.errors import DataError, MissingWeightsError, RecipeError, WssegError
 from wsseg.explain import explain
-from wsseg.pipeline import STAGES, plan
+from wsseg.plan import STAGES, plan
 from wsseg.preflight import preflight
 from wsseg.recipe import load_recipe
 from wsseg.rundir import RunDir
