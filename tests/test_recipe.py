@@ -21,6 +21,7 @@ MORE_THAN_TAGS = {
     "eps": "I+S",
     "filling_rate": "boxes",
     "gated_crf": "scribbles",
+    "graphnet": "scribbles",
     "grabcut": "boxes",
     "mixed": "mixed",
     "oh_guided": "I+S",
@@ -28,6 +29,7 @@ MORE_THAN_TAGS = {
     "points": "points",
     "points_objectness": "points",
     "scribbles": "scribbles",
+    "scribblesup": "scribbles",
     "sdi": "boxes",
     "tree_energy": "scribbles",
 }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.data.labels import BACKGROUND, IGNORE, Boxes, WeakLabels
+from wsseg.data.labels import BACKGROUND, IGNORE, Boxes, Points, Scribbles, WeakLabels
 from wsseg.segment.inference import only_tags, resize_maps
 
 Floats = NDArray[np.float32]
@@ -154,20 +154,27 @@ def _span(start: float, end: float, length: int) -> slice:
 
 
 def scaled_labels(labels: WeakLabels, factors: tuple[float, float]) -> WeakLabels:
-    """Scale the boxes of an image that was resized.
+    """Scale the shapes of an image that was resized.
 
     Args:
         labels: What a person gave, in pixels of the image.
         factors: New size over old size, of height and width.
 
     Returns:
-        The same labels with boxes in pixels of the resized image; points and scribbles as given.
+        The same labels in pixels of the resized image.
     """
-    if labels.boxes is None or factors == (1.0, 1.0):
+    if factors == (1.0, 1.0):
         return labels
-    down, across = factors
-    xyxy = labels.boxes.xyxy * np.array([across, down, across, down], np.float32)
-    return replace(labels, boxes=Boxes(xyxy, labels.boxes.class_ids))
+    place = np.array([factors[1], factors[0]], np.float32)
+    boxes, points, scribbles = labels.boxes, labels.points, labels.scribbles
+    if boxes is not None:
+        boxes = Boxes(boxes.xyxy * np.tile(place, 2), boxes.class_ids)
+    if points is not None:
+        points = Points(points.xy * place, points.class_ids)
+    if scribbles is not None:
+        lines = tuple(line * place for line in scribbles.lines)
+        scribbles = Scribbles(lines, scribbles.class_ids)
+    return replace(labels, boxes=boxes, points=points, scribbles=scribbles)
 
 
 def outside_boxes(labels: Mask, boxes: Boxes) -> Bools:

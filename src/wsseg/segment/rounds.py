@@ -31,6 +31,7 @@ from wsseg.data.image_io import image_size, read_mask, write_mask
 from wsseg.data.labels import IGNORE
 from wsseg.data.working import read_working_image
 from wsseg.errors import DataError
+from wsseg.localize.direct import has_kind
 from wsseg.processes import is_main_process
 from wsseg.rundir import StageDir, fingerprint
 from wsseg.segment.config import SegmenterConfig
@@ -47,6 +48,12 @@ if TYPE_CHECKING:
     from wsseg.context import RunContext
 
 WEIGHTS_FOLDER = "weights"
+
+# Kinds of label → the clean-ups that work from them.
+_WORK_FROM = {
+    ("boxes",): frozenset({"boxes", "proposals"}),
+    ("scribbles", "points"): frozenset({"graph_cut"}),
+}
 
 
 def round_stage(segment: StageDir, number: int) -> StageDir:
@@ -125,20 +132,22 @@ def check_self_training(dataset: Dataset, config: SegmenterConfig) -> None:
         config: The segmenter's settings.
 
     Raises:
-        DataError: When a clean-up needs boxes and no training image has any.
+        DataError: When no training image has the labels that a clean-up needs.
         WssegError: When a backend of segments lacks what it needs.
     """
-    for cleanup in config.rounds.cleanups if config.rounds.count else ():
+    if not config.rounds.count:
+        return
+    for cleanup in config.rounds.cleanups:
         if isinstance(cleanup, ProposalsCleanup) and cleanup.segments is not None:
             check_segments(cleanup.segments, dataset)
-    wanted = config.rounds.names() & {"boxes", "proposals"}
-    if not config.rounds.count or not wanted:
-        return
-    if not any(s.labels.boxes is not None and len(s.labels.boxes) for s in dataset.split("train")):
-        raise DataError(
-            f"segment.rounds.cleanups has {', '.join(sorted(wanted))}, but no image of the train "
-            "split has boxes. Remove the clean-up, or give a data set with boxes."
-        )
+    for kinds, cleanups in _WORK_FROM.items():
+        wanted = config.rounds.names() & cleanups
+        if wanted and not any(has_kind(s.labels, kinds) for s in dataset.split("train")):
+            label = " or ".join(kinds)
+            raise DataError(
+                f"segment.rounds.cleanups has {', '.join(sorted(wanted))}, but no image of the "
+                f"train split has {label}. Remove the clean-up, or give a data set with {label}."
+            )
 
 
 def relabel(

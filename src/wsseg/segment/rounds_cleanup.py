@@ -9,6 +9,7 @@
 * `confidence`: pixels that are not sure are ignored.
 * `keep_first`: a class that vanished from an image gets its first mask back.
 * `proposals`: see `wsseg.segment.proposals`.
+* `graph_cut`: see `wsseg.segment.graph_cut`.
 
 Every clean-up maps a `Draft` to a new one and changes no input.
 """
@@ -36,6 +37,7 @@ from wsseg.segment.rounds_config import (
     Cleanup,
     ConfidenceCleanup,
     CrfCleanup,
+    GraphCutCleanup,
     KeepFirstCleanup,
     ProposalsCleanup,
     TagsCleanup,
@@ -159,6 +161,12 @@ def _proposals(draft: Draft, facts: ImageFacts, config: ProposalsCleanup) -> Dra
     return proposals(draft, facts, config)
 
 
+def _graph_cut(draft: Draft, facts: ImageFacts, config: GraphCutCleanup) -> Draft:
+    from wsseg.segment.graph_cut import graph_cut
+
+    return graph_cut(draft, facts, config)
+
+
 _FUNCTIONS: dict[type, Callable[[Draft, ImageFacts, Any], Draft]] = {
     TagsCleanup: tags,
     CrfCleanup: crf,
@@ -166,4 +174,5 @@ _FUNCTIONS: dict[type, Callable[[Draft, ImageFacts, Any], Draft]] = {
     ConfidenceCleanup: confidence,
     KeepFirstCleanup: keep_first,
     ProposalsCleanup: _proposals,
+    GraphCutCleanup: _graph_cut,
 }

@@ -9,7 +9,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from wsseg.config import Config
 from wsseg.cues.segments import SegmentsField
 from wsseg.cues.segments_config import Superpixels
+from wsseg.cues.superpixels import SuperpixelConfig
 from wsseg.kernels.dense_crf_config import CrfConfig
+from wsseg.localize.scribbles.scribblesup import CutConfig
 
 
 class TagsCleanup(Config):
@@ -126,6 +128,29 @@ class ProposalsCleanup(Config):
     )
 
 
+class GraphCutCleanup(Config):
+    """Scribbles and the prediction decide together, superpixel by superpixel."""
+
+    name: Literal["graph_cut"] = Field(
+        "graph_cut", description="graph_cut: graph cut from scribbles and points (ScribbleSup)."
+    )
+    point_radius_px: float = Field(
+        3.0, gt=0, le=1000, description="Radius of the disc that stands for a point, pixels."
+    )
+    scribble_width_px: float = Field(
+        3.0, ge=1, le=1000, description="Width of a drawn scribble, pixels."
+    )
+    background: Literal["none", "border"] = Field(
+        "border",
+        description="Where no scribble marks background: border = superpixels at the border of the "
+        "image without any seed stand in for it; none: nothing does.",
+    )
+    superpixels: SuperpixelConfig = Field(
+        SuperpixelConfig(method="felzenszwalb"), description="Superpixels that get a class each."
+    )
+    cut: CutConfig = Field(CutConfig(), description="What labels cost.")
+
+
 def named(value: Any) -> Any:
     """Take a bare name for the settings of that name.
 
@@ -142,7 +167,8 @@ Cleanup = Annotated[
     | BoxesCleanup
     | ConfidenceCleanup
     | KeepFirstCleanup
-    | ProposalsCleanup,
+    | ProposalsCleanup
+    | GraphCutCleanup,
     Field(discriminator="name"),
     BeforeValidator(named),
 ]
