@@ -173,18 +173,14 @@ def test_the_forward_pass_is_two_graph_convolutions():
 
 def test_one_step_of_learning_is_that_of_adam_written_out():
     """Without dropout: gradients by differences in float64, Adam's first step, weight decay."""
-    import torch
-
     rng = np.random.default_rng(1)
     graph = csr_array(normalised(csr_array(np.ones((4, 4)) - np.eye(4))))
     features, targets = rng.normal(size=(4, 2)), np.array([0, -1, 1, 1])
-    config = Graphnet(hidden=3, dropout=0.0, epochs=1, lr=0.05, weight_decay=0.1)
+    config = Graphnet(hidden=3, dropout=0.0, epochs=1, lr=0.05, weight_decay=0.1, balance=False)
     found = learn(graph, features, targets, config, seed=7)
-    draws = torch.Generator().manual_seed(7)
-    weights = []
-    for shape in ((2, 3), (3, 2)):
-        limit = (6 / sum(shape)) ** 0.5
-        weights.append(((torch.rand(*shape, generator=draws) * 2 - 1) * limit).double().numpy())
+    draws = np.random.default_rng(7)
+    limits = {shape: (6 / sum(shape)) ** 0.5 for shape in ((2, 3), (3, 2))}
+    weights = [draws.uniform(-limit, limit, shape) for shape, limit in limits.items()]
 
     def loss() -> float:
         values = forward(graph, features, *weights)
@@ -203,7 +199,39 @@ def test_one_step_of_learning_is_that_of_adam_written_out():
         steps.append(slope + 0.1 * weight)
     # Adam's first step is the learning rate times the sign.
     moved = [w - 0.05 * s / (np.abs(s) + 1e-8) for w, s in zip(weights, steps, strict=True)]
-    np.testing.assert_allclose(found, forward(graph, features, *moved), atol=1e-4)
+    np.testing.assert_allclose(found, forward(graph, features, *moved), atol=1e-6)
+
+
+def test_many_steps_with_dropout_are_those_of_torch():
+    """Autograd and torch's Adam, fed with the same draws."""
+    import torch
+
+    rng = np.random.default_rng(2)
+    affinity = np.triu(rng.random((9, 9)), 1)
+    graph = normalised(csr_array(affinity + affinity.T))
+    features, targets = rng.normal(size=(9, 4)), np.array([0, 2, -1, 1, -1, 0, 0, -1, 2])
+    config = Graphnet(hidden=5, epochs=25, balance=True)
+    found = learn(graph, features, targets, config, seed=3)
+    draws = np.random.default_rng(3)
+    limits = {shape: (6 / sum(shape)) ** 0.5 for shape in ((4, 5), (5, 3))}
+    first, second = (
+        torch.tensor(draws.uniform(-limit, limit, shape), requires_grad=True)
+        for shape, limit in limits.items()
+    )
+    optimiser = torch.optim.Adam([first, second], lr=0.01, weight_decay=5e-4)
+    dense, x = torch.tensor(graph.toarray()), torch.tensor(features)
+    known = torch.tensor(targets >= 0)
+    wanted = torch.tensor(targets)[known]
+    weight = 1 / torch.bincount(wanted).double()
+    for _ in range(25):
+        kept = torch.tensor(draws.random((9, 5)) >= 0.5)
+        logits = dense @ ((dense @ x @ first).relu() * kept * 2) @ second
+        loss = torch.nn.functional.cross_entropy(logits[known], wanted, weight=weight)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    expected = ((dense @ ((dense @ x @ first).relu() @ second)).softmax(dim=1)).detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
 def test_learning_tells_seeds_apart_and_depends_on_the_seed_alone():
@@ -224,7 +252,7 @@ def test_balanced_classes_are_not_outvoted_by_more_seeds():
     graph = csr_array(np.eye(10))
     targets = np.array([0] * 9 + [1])
     kwargs = {"epochs": 2000, "dropout": 0.0, "weight_decay": 0.0}
-    outvoted = learn(graph, np.ones((10, 1)), targets, Graphnet(**kwargs), seed=0)
+    outvoted = learn(graph, np.ones((10, 1)), targets, Graphnet(balance=False, **kwargs), seed=0)
     even = learn(graph, np.ones((10, 1)), targets, Graphnet(balance=True, **kwargs), seed=0)
     np.testing.assert_allclose(outvoted[0], [0.9, 0.1], atol=0.02)
     np.testing.assert_allclose(even[0], [0.5, 0.5], atol=0.02)
@@ -264,6 +292,19 @@ def test_propagation_solves_its_equation():
     roots = np.diag(dense.sum(axis=1) ** -0.5)
     solved = np.linalg.inv(np.eye(6) - 0.9 * roots @ dense @ roots) @ given
     np.testing.assert_allclose(propagate(csr_array(dense), given, 0.9), solved, atol=1e-12)
+
+
+def test_balance_lets_a_point_stand_against_a_long_background(discs):
+    image, truth, _ = discs
+    labels = WeakLabels(points=Points([[25, 30], [65, 30]], [1, 2]))
+    plain = label_propagation(image, labels, config=LabelPropagation(balance=False))
+    even = label_propagation(image, labels, config=LabelPropagation(balance=True))
+    assert min(ious(hard(even), truth)) > 0.8
+    # The discs have 2 seeds, the border dozens: their classes gain nearly everywhere.
+    for class_id in (1, 2):
+        is_free = plain.values.max(axis=0) < 1
+        gain = even.values[class_id][is_free] - plain.values[class_id][is_free]
+        assert (gain > 0).mean() > 0.9
 
 
 def test_histograms_count_colours_and_differences():

@@ -52,6 +52,11 @@ class AffinityGraphConfig(SeedLocalizerConfig):
     sigma: float = Field(
         10.0, gt=0, le=1000, description="Distance in feature space at which an edge is worth 0.61."
     )
+    balance: bool = Field(
+        True,
+        description="Every class counts the same, however many superpixels are marked with it; "
+        "false, as published: a point is outvoted by a background of many superpixels.",
+    )
     box_inner_frac: float = Field(
         0.2, gt=0, le=1, description="Share of a box's area, around its middle, that is its class."
     )

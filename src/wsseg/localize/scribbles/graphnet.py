@@ -14,13 +14,14 @@ Weakly-Supervised Semantic Segmentation", ACM MM 2018 (known by its abstract alo
 memory). The formulas and numbers are those of T. Kipf, M. Welling, "Semi-Supervised Classification
 with Graph Convolutional Networks", ICLR 2017. What stands in neither and is ours: the columns of X
 have mean 0 and deviation 1, a column of ones stands in for the biases, weight decay counts for both
-layers, X has no dropout.
+layers, X has no dropout, and classes count the same in the loss (`balance`), because background has
+many seeds.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -59,9 +60,6 @@ class Graphnet(AffinityGraphConfig):
     lr: float = Field(0.01, gt=0, le=10, description="Learning rate of Adam.")
     weight_decay: float = Field(5e-4, ge=0, le=1, description="Weight decay, of both layers.")
     epochs: int = Field(200, ge=1, le=100_000, description="Steps per image.")
-    balance: bool = Field(
-        False, description="Every class counts the same in the loss, however many seeds it has."
-    )
     backbone: str | None = Field(
         None,
         description="A timm network whose features, averaged over each node, are added to colour "
@@ -193,32 +191,60 @@ def learn(
     Returns:
         (n, K) float64, rows sum to 1.
     """
-    import torch
+    from scipy.special import softmax
 
-    # Small products on the CPU repeat exactly, whatever device the rest of the run uses.
-    draws = torch.Generator().manual_seed(seed)
+    rng = np.random.default_rng(seed)
     num_classes = int(targets.max()) + 1
-    graph = _as_tensor(adjacency)
-    # A_hat X does not change while W0 learns.
-    mixed = torch.from_numpy(np.asarray(adjacency @ features)).float()
-    known = torch.from_numpy(np.flatnonzero(targets >= 0))
-    wanted = torch.from_numpy(targets[targets >= 0])
-    price = _class_weights(wanted, num_classes) if config.balance else None
-    first = _glorot(mixed.shape[1], config.hidden, draws)
-    second = _glorot(config.hidden, num_classes, draws)
-    optimiser = torch.optim.Adam([first, second], lr=config.lr, weight_decay=config.weight_decay)
+    known = np.flatnonzero(targets >= 0)
+    # A_hat X does not change while W0 learns, and only seed nodes have a loss.
+    mixed, graph = adjacency @ features, adjacency[known]
+    wanted = (targets[known, None] == np.arange(num_classes)).astype(np.float64)
+    price = _node_prices(wanted, balance=config.balance)
+    shapes = ((mixed.shape[1], config.hidden), (config.hidden, num_classes))
+    weights = [_glorot(shape, rng) for shape in shapes]
+    adam = _Adam(weights, config.lr, config.weight_decay)
     for _ in range(config.epochs):
-        hidden = (mixed @ first).relu()
+        hidden = np.maximum(mixed @ weights[0], 0.0)
         if config.dropout:
-            kept = torch.rand(hidden.shape, generator=draws) >= config.dropout
-            hidden = hidden * kept / (1 - config.dropout)
-        logits = torch.sparse.mm(graph, hidden @ second)
-        loss = torch.nn.functional.cross_entropy(logits[known], wanted, weight=price)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    weights = (first.detach().double().numpy(), second.detach().double().numpy())
+            kept = (rng.random(hidden.shape) >= config.dropout) / (1 - config.dropout)
+            hidden *= kept
+        found = softmax(graph @ (hidden @ weights[1]), axis=1)
+        # Gradients of the mean cross-entropy, from the last layer to the first.
+        slope = graph.T @ (price * (found - wanted))
+        back = (slope @ weights[1].T) * (hidden > 0)
+        if config.dropout:
+            back *= kept
+        adam.step((mixed.T @ back, hidden.T @ slope))
     return forward(adjacency, features, *weights)
+
+
+def _node_prices(wanted: Floats, *, balance: bool) -> Floats:
+    """Weigh the seed nodes (m, 1), sum 1: all alike, or all classes alike."""
+    if not balance:
+        return np.full((len(wanted), 1), 1 / len(wanted))
+    counts = np.maximum(wanted.sum(axis=0), 1.0)
+    prices: Floats = (wanted / counts).sum(axis=1, keepdims=True)
+    return prices / prices.sum()
+
+
+class _Adam:
+    """Adam with weight decay in the gradient (Kingma and Ba, ICLR 2015); changes the weights."""
+
+    def __init__(self, weights: list[Floats], lr: float, weight_decay: float) -> None:
+        self.weights, self.lr, self.weight_decay = weights, lr, weight_decay
+        self.count = 0
+        self.first = [np.zeros_like(weight) for weight in weights]
+        self.second = [np.zeros_like(weight) for weight in weights]
+
+    def step(self, slopes: Iterable[Floats]) -> None:
+        self.count += 1
+        for index, slope in enumerate(slopes):
+            decayed = slope + self.weight_decay * self.weights[index]
+            self.first[index] += 0.1 * (decayed - self.first[index])
+            self.second[index] += 0.001 * (decayed**2 - self.second[index])
+            first = self.first[index] / (1 - 0.9**self.count)
+            second = self.second[index] / (1 - 0.999**self.count)
+            self.weights[index] -= self.lr * first / (np.sqrt(second) + 1e-8)
 
 
 def forward(adjacency: csr_array, features: Floats, first: Floats, second: Floats) -> Floats:
@@ -240,30 +266,10 @@ def forward(adjacency: csr_array, features: Floats, first: Floats, second: Float
     return probabilities
 
 
-def _as_tensor(adjacency: csr_array) -> Any:
-    import torch
-
-    entries = adjacency.tocoo()
-    places = torch.from_numpy(np.stack([entries.row, entries.col]).astype(np.int64))
-    values = torch.from_numpy(entries.data).float()
-    return torch.sparse_coo_tensor(
-        places, values, adjacency.shape, check_invariants=True
-    ).coalesce()
-
-
-def _glorot(rows: int, columns: int, draws: Any) -> Any:
+def _glorot(shape: tuple[int, int], rng: np.random.Generator) -> Floats:
     """Draw weights evenly within ``sqrt(6 / (rows + columns))`` of zero (Glorot and Bengio)."""
-    import torch
-
-    limit = (6 / (rows + columns)) ** 0.5
-    drawn = (torch.rand(rows, columns, generator=draws) * 2 - 1) * limit
-    return drawn.requires_grad_()
-
-
-def _class_weights(targets: Any, num_classes: int) -> Any:
-    """Weigh classes by the reciprocal of their number of seeds; absent ones count nothing."""
-    counts = targets.bincount(minlength=num_classes)
-    return (1.0 / counts.clamp(min=1)).float()
+    limit = (6 / sum(shape)) ** 0.5
+    return rng.uniform(-limit, limit, shape)
 
 
 def deep_features(

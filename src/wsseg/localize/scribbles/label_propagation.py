@@ -4,7 +4,8 @@ With A the affinities of the graph (`affinity_graph`), D its degrees and S = D^-
 
     F = (I - alpha S)^-1 Y,
 
-Y (n, K) one where a node is a seed of a class. Rows of F are divided by their sums. Seeds keep
+Y (n, K) one where a node is a seed of a class; with `balance` (ours), columns are divided by their
+sums. Rows of F are divided by their sums. Seeds keep
 their class. It is the baseline that GraphNet is to be compared with, on the same graph.
 
 Reference: D. Zhou, O. Bousquet, T. Lal, J. Weston, B. Schölkopf, "Learning with Local and Global
@@ -77,6 +78,8 @@ def label_propagation(
     graph, _ = graph_of(image, nodes, config)
     class_ids = seed_classes(nodes.seeds)
     given = (nodes.seeds[:, None] == class_ids).astype(np.float64)
+    if config.balance:
+        given /= np.maximum(given.sum(axis=0), 1.0)
     values = propagate(graph, given, config.alpha)
     sums = values.sum(axis=1, keepdims=True)
     values = np.divide(values, sums, out=np.zeros_like(values), where=sums > 0)
