@@ -5,9 +5,9 @@
 All networks have the same backbone, batch and crop, and are as far in their training as the last
 epoch is, when everything that a recipe starts later is on. A round of steps runs one of each, so
 that other load on the machine hits all alike. Prints a Markdown table of the medians, in processor
-time of this process. Where a method trains several networks or rounds, the step is that of one;
-what it does between rounds is not a step. ToCo has a transformer of its own and is measured against
-a classifier on that.
+time of this process. Methods that train in rounds (ae_psl, sc_cam) are left out: their steps are
+those of a classifier, on other images or with a second head, and the rounds are what costs. ToCo
+has a transformer of its own and is measured against a classifier on that.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from wsseg.localize.aligned import aligned_maps
 from wsseg.localize.config import TagLocalizerConfig
 from wsseg.localize.data import TagData
 from wsseg.localize.regularise.attach import make_localizer
+from wsseg.localize.rounds import rounds_method
 from wsseg.training.optim import build_optimizer
 from wsseg.training.processes import start_accelerator
 from wsseg.training.update import Updater
@@ -40,10 +41,8 @@ from wsseg.training.update import Updater
 EPOCHS = 10
 LIMIT = 2.5
 SEVERAL = {
-    "ae_psl": "rounds",
     "oc_cse": "two networks",
     "puzzle_cam": "two passes, of whole and tiles",
-    "sc_cam": "rounds",
     "seam": "two passes, of two sizes",
 }
 
@@ -111,6 +110,8 @@ def configs_of(arguments: argparse.Namespace) -> dict[str, TagLocalizerConfig]:
             base = plain | {"localize": plain["localize"] | network}
             found[transformer_base(name)] = part(base, "maps").localize
         config = part(content, "maps").localize
+        if rounds_method(config) is not None:
+            continue
         # Another extraction trains in the same way.
         if config.model_copy(update={"inference": found[BASE].inference}) != found[BASE]:
             found[name] = config
