@@ -65,8 +65,8 @@ def test_the_choice_is_said_with_its_reason(make_dataset, tmp_path, caplog):
     [
         ("grabcut", "grabcut"),
         ("boxes", "grabcut_jitter"),
-        ("points", "random_walker_seeds"),
-        ("scribbles", "random_walker_seeds"),
+        ("points", "grabcut_scribbles"),
+        ("scribbles", "grabcut_scribbles"),
         ("mixed", "mixed"),
     ],
 )

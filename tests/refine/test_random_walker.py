@@ -19,13 +19,16 @@ def slow_walk(image: np.ndarray, seeds: np.ndarray, num_rows: int, beta: float) 
     """Probabilities (K, H, W) of reaching each kind of seed first, by a dense matrix."""
     height, width = seeds.shape
     picture = image.astype(np.float64) / 255
+    across = ((picture[:, 1:] - picture[:, :-1]) ** 2).sum(2).ravel()
+    down = ((picture[1:] - picture[:-1]) ** 2).sum(2).ravel()
+    contrast = np.concatenate([across, down]).mean()
     chances = np.zeros((height * width, height * width))
     for y in range(height):
         for x in range(width):
             for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)):
                 if 0 <= y + dy < height and 0 <= x + dx < width:
                     squared = ((picture[y, x] - picture[y + dy, x + dx]) ** 2).sum()
-                    weight = np.exp(-beta * squared / (10 * picture.std() * np.sqrt(3))) + 1e-10
+                    weight = np.exp(-beta * squared / contrast) + 1e-10
                     chances[y * width + x, (y + dy) * width + x + dx] = weight
     chances /= chances.sum(axis=1, keepdims=True)
     flat = seeds.reshape(-1)
@@ -54,7 +57,7 @@ def lines(*rows: list[float]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("num_rows", [2, 3, 5])
-@pytest.mark.parametrize("beta", [0.0, 20.0, 130.0])
+@pytest.mark.parametrize("beta", [0.0, 1.0, 5.0])
 def test_probabilities_are_those_of_the_random_walk(num_rows, beta):
     image = make_image()
     values = np.random.default_rng(num_rows).random((num_rows, 9, 11)) ** 3

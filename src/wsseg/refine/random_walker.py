@@ -3,11 +3,10 @@
 The probability of class c at a pixel is the probability that a random walk from it reaches a seed
 of c before any other seed; steps across strong edges are improbable:
 
-    w_ij = exp(-beta |I_i - I_j|² / (10 σ_I sqrt(3))) + 1e-10    between 4-neighbours
+    w_ij = exp(-beta |I_i - I_j|² / mean |I_i - I_j|²) + 1e-10    between 4-neighbours
 
-Reference: L. Grady, "Random Walks for Image Segmentation", IEEE TPAMI 2006, as implemented by
-scikit-image (mode "bf", a sparse LU decomposition, which was the fastest by far). Seeds are chosen
-here, not by a person:
+Reference: L. Grady, "Random Walks for Image Segmentation", IEEE TPAMI 2006, see
+`wsseg.kernels.seeded_walk`. Seeds are chosen here, not by a person:
 
 * class c: its score is the largest of the pixel and at least ``foreground_seed_min``;
 * background: no class exceeds ``background_seed_max``, or the background row is the largest and
@@ -37,6 +36,7 @@ from pydantic import Field, model_validator
 from wsseg import console
 from wsseg.config import MethodConfig
 from wsseg.data.scores import Scores
+from wsseg.kernels.seeded_walk import seeded_walk
 from wsseg.refine.background import with_constant_background
 from wsseg.refine.protocol import RefineContext, check_image
 
@@ -50,7 +50,11 @@ class RandomWalker(MethodConfig):
         "random_walker", description="Which refiner: random walks to confident pixels."
     )
     beta: float = Field(
-        130.0, ge=0, le=1e6, description="How much an edge stops the walk; 0 ignores the image."
+        5.0,
+        ge=0,
+        le=1e6,
+        description="How much an edge stops the walk, against the mean contrast of the image; "
+        "0 ignores the image.",
     )
     foreground_seed_min: float = Field(
         0.6, gt=0, le=1, description="Score from which the strongest class is certain."
@@ -220,8 +224,6 @@ def _walk(
     guide: npt.NDArray[np.float64], seeds: npt.NDArray[np.int64], num_rows: int, beta: float
 ) -> npt.NDArray[np.float32]:
     """Return (K, h, w) probabilities of reaching the seeds of each row first."""
-    from skimage.segmentation import random_walker as walk
-
     rows = np.unique(seeds[seeds >= 0])
     values = np.zeros((num_rows, *seeds.shape), np.float32)
     if len(rows) == 1:
@@ -229,12 +231,5 @@ def _walk(
     elif (seeds >= 0).all():
         values[rows] = seeds == rows[:, None, None]
     else:
-        if guide.std() == 0:
-            # scikit-image divides by the deviation. Without edges every step is alike, which any
-            # image gives with beta = 0.
-            guide, beta = np.linspace(0, 1, guide.size).reshape(guide.shape), 0.0
-        probabilities = walk(
-            guide, seeds + 1, beta=beta, mode="bf", return_full_prob=True, channel_axis=-1
-        )
-        values[rows] = np.clip(probabilities, 0.0, 1.0)
+        values[rows] = seeded_walk(guide, seeds + 1, beta)
     return values

@@ -72,7 +72,7 @@ def test_points_grow_against_automatic_background(method, discs):
         # Small seeds far from the edges leave much open, and little wrong.
         assert (mine & true).sum() / mine.sum() > 0.93
         assert (mine & true).sum() / true.sum() > 0.4
-        assert not (found[true] == 0).any() or (found[true] == 0).mean() < 0.1
+        assert (found[true] == 0).mean() < 0.15
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -107,16 +107,17 @@ def test_the_walk_solves_the_harmonic_equations():
     image = rng.integers(0, 255, (7, 9, 3)).astype(np.uint8)
     seeds = np.full((7, 9), 255, np.uint8)
     seeds[0, 0], seeds[6, 8], seeds[3, 4] = 0, 1, 2
-    found = first_reached(image, seeds, np.array([0, 1, 2], np.uint8), 30.0)
+    found = first_reached(image, seeds, np.array([0, 1, 2], np.uint8), 3.0)
     data = image.astype(np.float64) / 255
     index = np.arange(63).reshape(7, 9)
     laplacian = np.zeros((63, 63))
     edges = [*zip(index[:, :-1].ravel(), index[:, 1:].ravel(), strict=True),
              *zip(index[:-1].ravel(), index[1:].ravel(), strict=True)]  # fmt: skip
     flat = data.reshape(-1, 3)
+    contrast = np.mean([((flat[a] - flat[b]) ** 2).sum() for a, b in edges])
     for a, b in edges:
         squared = ((flat[a] - flat[b]) ** 2).sum()
-        weight = np.exp(-30.0 * squared / (10 * data.std()) / np.sqrt(3)) + 1e-10
+        weight = np.exp(-3.0 * squared / contrast) + 1e-10
         laplacian[[a, b], [b, a]] -= weight
         laplacian[a, a] += weight
         laplacian[b, b] += weight
@@ -131,7 +132,7 @@ def test_a_walk_without_edges_does_not_divide_by_zero():
     image = np.full((5, 9, 3), 77, np.uint8)
     seeds = np.full((5, 9), 255, np.uint8)
     seeds[:, 0], seeds[:, 8] = 0, 3
-    found = first_reached(image, seeds, np.array([0, 3], np.uint8), 130.0)
+    found = first_reached(image, seeds, np.array([0, 3], np.uint8), 5.0)
     np.testing.assert_allclose(found[1], np.tile(np.arange(9) / 8, (5, 1)), atol=1e-4)
 
 

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from wsseg.data.labels import BACKGROUND, IGNORE, WeakLabels
 from wsseg.data.scores import Scores
+from wsseg.kernels.seeded_walk import seeded_walk
 from wsseg.localize.boxes.grabcut_segment import resized_image, shrink_factor
 from wsseg.localize.direct import LocalizeContext, scaled_labels, scores_of_mask
 from wsseg.localize.points.seed_map import (
@@ -37,7 +38,11 @@ class RandomWalkerSeeds(SeedLocalizerConfig):
         "random_walker_seeds", description="Random walks from points and scribbles."
     )
     beta: float = Field(
-        130.0, ge=0, le=1e6, description="How much a walker avoids edges; 0: not at all."
+        5.0,
+        ge=0,
+        le=1e6,
+        description="How much a walker avoids edges, against the mean contrast of the image; 0: "
+        "not at all.",
     )
     max_side_px: int = Field(
         256,
@@ -139,8 +144,6 @@ def first_reached(
     Returns:
         (K, h, w) float32 in [0, 1], summing to one per pixel.
     """
-    from skimage.segmentation import random_walker
-
     values = np.zeros((len(class_ids), *seeds.shape), np.float32)
     shown = [row for row, class_id in enumerate(class_ids) if (seeds == class_id).any()]
     if len(shown) < 2 or not (seeds == IGNORE).any():
@@ -150,13 +153,5 @@ def first_reached(
     numbered = np.zeros(seeds.shape, np.int64)
     for number, row in enumerate(shown, start=1):
         numbered[seeds == class_ids[row]] = number
-    picture = image.astype(np.float64) / 255
-    if np.ptp(picture) == 0:
-        # scikit-image divides by the deviation; without edges the walk does not depend on beta.
-        ramp = np.linspace(0, 1, seeds.size).reshape(seeds.shape)
-        picture, beta = np.repeat(ramp[..., None], 3, axis=2), 0.0
-    walked = random_walker(
-        picture, numbered, beta=beta, mode="bf", return_full_prob=True, channel_axis=-1
-    )
-    values[shown] = np.clip(walked, 0.0, 1.0)
+    values[shown] = seeded_walk(image.astype(np.float64) / 255, numbered, beta)
     return values
