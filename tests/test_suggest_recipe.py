@@ -28,9 +28,9 @@ def labelled(make_dataset, *labels, split="train"):
     [
         ([WeakLabels(tags={1}), WeakLabels(tags={2})], "cam"),
         ([WeakLabels(tags={1}), WeakLabels(tags=())], "defects"),
-        ([WeakLabels(tags={1}, boxes=BOXES)], "boxes"),
-        ([WeakLabels(boxes=BOXES), WeakLabels(tags=())], "boxes"),
-        ([WeakLabels(boxes=BOXES), WeakLabels()], "boxes"),
+        ([WeakLabels(tags={1}, boxes=BOXES)], "grabcut"),
+        ([WeakLabels(boxes=BOXES), WeakLabels(tags=())], "grabcut"),
+        ([WeakLabels(boxes=BOXES), WeakLabels()], "grabcut"),
         ([WeakLabels(tags={1}, points=POINTS)], "points"),
         ([WeakLabels(tags={1}, scribbles=SCRIBBLES)], "scribbles"),
         ([WeakLabels(tags={1}, boxes=BOXES), WeakLabels(tags={1})], "mixed"),
@@ -57,7 +57,7 @@ def test_the_choice_is_said_with_its_reason(make_dataset, tmp_path, caplog):
     changes = ["segment=null", "localize=filled_boxes"]
     with caplog.at_level(logging.INFO, logger="wsseg"):
         run(dataset, overrides=changes, out=tmp_path / "run")
-    assert 'recipe: "boxes", because there are boxes (choose another with --recipe)' in caplog.text
+    assert 'recipe: "grabcut", because there are boxes (choose another with --recipe)' in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_the_choice_is_said_with_its_reason(make_dataset, tmp_path, caplog):
     [
         ("grabcut", "grabcut"),
         ("boxes", "grabcut_jitter"),
-        ("points", "grabcut_scribbles"),
-        ("scribbles", "grabcut_scribbles"),
+        ("points", "random_walker_seeds"),
+        ("scribbles", "random_walker_seeds"),
         ("mixed", "mixed"),
     ],
 )

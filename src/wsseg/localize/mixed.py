@@ -71,11 +71,11 @@ class Mixed(DirectLocalizerConfig):
         default_factory=lambda: _localizer("grabcut"), description="Localizer from boxes."
     )
     points: _Settings = Field(
-        default_factory=lambda: _localizer("grabcut_scribbles"),
+        default_factory=lambda: _localizer("random_walker_seeds"),
         description="Localizer from points.",
     )
     scribbles: _Settings = Field(
-        default_factory=lambda: _localizer("grabcut_scribbles"),
+        default_factory=lambda: _localizer("random_walker_seeds"),
         description="Localizer from scribbles.",
     )
 
