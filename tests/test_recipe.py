@@ -12,6 +12,7 @@ from wsseg.recipe import Recipe, load_recipe, shipped, shipped_text, to_yaml, va
 def dumped(recipe: Recipe) -> dict:
     return recipe.model_dump(mode="json")
 
+
 # What recipes use besides tags.
 MORE_THAN_TAGS = {
     "bb_unet": "boxes",

@@ -57,7 +57,9 @@ def test_the_choice_is_said_with_its_reason(make_dataset, tmp_path, caplog):
     changes = ["segment=null", "localize=filled_boxes"]
     with caplog.at_level(logging.INFO, logger="wsseg"):
         run(dataset, overrides=changes, out=tmp_path / "run")
-    assert 'recipe: "grabcut", because there are boxes (choose another with --recipe)' in caplog.text
+    assert (
+        'recipe: "grabcut", because there are boxes (choose another with --recipe)' in caplog.text
+    )
 
 
 @pytest.mark.parametrize(
