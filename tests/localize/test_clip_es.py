@@ -281,7 +281,7 @@ def test_what_is_wrong_is_found_before_the_run(make_dataset, tmp_path, folder):
     with pytest.raises(RecipeError, match=r"has 102 tokens, but .* reads 48"):
         check(prompts={"dent": ["x" * 98]})
     (tmp_path / "empty").mkdir()
-    with pytest.raises(MissingWeightsError, match=r"no config\.json and no preprocessor_config"):
+    with pytest.raises(MissingWeightsError, match=r"no config\.json and no processor_config"):
         check(str(tmp_path / "empty"))
     with pytest.raises(MissingWeightsError, match="is no folder"):
         check(str(tmp_path / "nowhere"))

@@ -17,12 +17,17 @@ import numpy.typing as npt
 
 from wsseg.atomic import atomic_path
 from wsseg.cues.segments_files import DAMAGE
-from wsseg.errors import MissingExtraError, MissingWeightsError, RecipeError, WssegError
+from wsseg.errors import MissingExtraError, RecipeError, WssegError
+from wsseg.nets.transformers_folder import cannot_load, check_network_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+_REMEDY = (
+    "On a machine without network, copy its folder (config.json, processor_config.json or "
+    "preprocessor_config.json, model.safetensors) and name the folder, or use segments without "
+    "weights: superpixels."
+)
 # Embeddings are kept in 16 bits, unless they do not fit.
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
@@ -75,7 +80,7 @@ class SamNetwork:
             import transformers
         except ImportError as error:
             raise MissingExtraError("The segments backend `sam`", "sam") from error
-        _check_folder(name)
+        check_network_folder(name)
         try:
             settings = transformers.AutoConfig.from_pretrained(name)
             auto = transformers.AutoModelForMaskGeneration
@@ -89,7 +94,7 @@ class SamNetwork:
         except WssegError:
             raise
         except Exception as error:  # transformers raises many kinds; all mean the same here
-            raise _cannot_load(name, error) from error
+            raise cannot_load(name, error, _REMEDY) from error
         self.device = device
         self.digest = _digest(network)
         self.network = network.eval().requires_grad_(False).to(device)
@@ -217,33 +222,3 @@ def _read(path: Path) -> list[npt.NDArray[np.floating]] | None:
             return [archive[name] for name in archive.files]
     except DAMAGE:
         return None
-
-
-def _check_folder(name: str) -> None:
-    """Refuse a folder that holds no network, and a path that does not exist."""
-    path = Path(name).expanduser()
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if path.is_dir():
-        missing = [] if (path / "config.json").is_file() else ["config.json"]
-        if not any((path / file).is_file() for file in _PROCESSOR_FILES):
-            missing.append(" or ".join(_PROCESSOR_FILES))
-        if missing:
-            raise MissingWeightsError(
-                f"The folder {name} is no network of transformers: it has no "
-                f"{' and no '.join(missing)}. Save network and processor into it with "
-                "save_pretrained, or name a network on the hub."
-            )
-    elif looks_like_path or path.exists():
-        raise MissingWeightsError(
-            f"{name} is no folder. Give the folder of a network that save_pretrained wrote, or the "
-            "name of one on the Hugging Face hub."
-        )
-
-
-def _cannot_load(name: str, error: Exception) -> MissingWeightsError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return MissingWeightsError(
-        f"The network {name} cannot be loaded ({reason}). On a machine without network, copy its "
-        "folder (config.json, processor_config.json or preprocessor_config.json, "
-        "model.safetensors) and name the folder, or use segments without weights: superpixels."
-    )

@@ -10,22 +10,27 @@ the same result. The pictures have the layout that the cue ``folder`` reads.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wsseg import console, registry
 from wsseg.atomic import atomic_path, write_json
 from wsseg.config import MethodConfig
+from wsseg.context import RunContext
 from wsseg.cues.protocol import CueConfig, CueContext, CueInputs, CueMap, FittedCue, checked_map
 from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.image_io import read_image
 from wsseg.data.working import read_working_image
+from wsseg.device import best_device
 from wsseg.errors import DataError
 from wsseg.processes import from_main_process
 from wsseg.rundir import StageDir, fingerprint
+
+if TYPE_CHECKING:
+    from wsseg.nets.cam_head import ClassMapNet
 
 VERSION = 1
 STATE_FILE = "state.json"
@@ -92,6 +97,41 @@ def open_cue(config: CueConfig, inputs: CueInputs) -> CueSource:
     if isinstance(cue, FittedCue):
         state = from_main_process(lambda: _fitted_state(cue, config, inputs, stage.path))
     return CueSource(config, cue, inputs, stage, state)
+
+
+def open_configured_cue(
+    dataset: Dataset,
+    config: MethodConfig,
+    folder: Path,
+    context: RunContext,
+    localizer: Callable[[], ClassMapNet] | None,
+) -> CueSource | None:
+    """Open the cue that a method's settings name, if they name one.
+
+    Args:
+        dataset: The data set.
+        config: The method's settings.
+        folder: The method's stage folder, for the maps of a run without a folder for cues.
+        context: Settings of the run.
+        localizer: Loads the trained localizer, for cues that look at its features; None: there is
+            none.
+
+    Returns:
+        The cue, or None where the settings name none.
+    """
+    cue = configured_cue(config)
+    if cue is None:
+        return None
+    inputs = CueInputs(
+        dataset=dataset,
+        folder=context.cues_dir or folder / "cues",
+        seed=context.seed,
+        device=best_device(),
+        max_side_px=context.max_side_px,
+        localizer=localizer,
+        localizer_fingerprint=context.localizer_fingerprint,
+    )
+    return open_cue(cue, inputs)
 
 
 class CueSource:

@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from wsseg import console, registry
 from wsseg.context import RunContext
-from wsseg.cues.protocol import CueInputs
-from wsseg.cues.source import CueSource, configured_cue, open_cue
+from wsseg.cues.source import open_configured_cue
 from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.scores import save_scores
 from wsseg.data.working import read_working_image
@@ -61,7 +60,7 @@ def localize_direct(
     method = registry.load("localizers", config.name)
     samples = [s for s in dataset.samples if _is_labelled(s, config, context)]
     note_left_out(dataset, samples, " or ".join(config.label_kinds))
-    cue = _open_cue(dataset, config, stage, context, localizer)
+    cue = open_configured_cue(dataset, config, stage.path, context, localizer)
     if localizer is not None and config.uses_network(samples):
         # All processes train; the images below are the work of the first one alone.
         net = localizer()
@@ -153,26 +152,3 @@ def _drawn_size(sample: Sample, context: RunContext, size: tuple[int, int]) -> t
     from wsseg.data.image_io import image_size
 
     return image_size(sample.image_path)
-
-
-def _open_cue(
-    dataset: Dataset,
-    config: DirectLocalizerConfig,
-    stage: StageDir,
-    context: RunContext,
-    localizer: Callable[[], ClassMapNet] | None,
-) -> CueSource | None:
-    """Open the cue that the localizer's settings name, if they name one."""
-    cue = configured_cue(config)
-    if cue is None:
-        return None
-    inputs = CueInputs(
-        dataset=dataset,
-        folder=context.cues_dir or stage.path / "cues",
-        seed=context.seed,
-        device=best_device(),
-        max_side_px=context.max_side_px,
-        localizer=localizer,
-        localizer_fingerprint=context.localizer_fingerprint,
-    )
-    return open_cue(cue, inputs)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,9 +19,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wsseg.errors import MissingExtraError, MissingWeightsError, RecipeError, WssegError
+from wsseg.errors import MissingExtraError, RecipeError, WssegError
+from wsseg.nets.transformers_folder import cannot_load, check_network_folder
 
-_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+_REMEDY = (
+    "On a machine without network, copy its folder (config.json, model.safetensors, tokenizer and "
+    "preprocessor files) and name it (--set localize.model=FOLDER), or use a recipe that needs no "
+    "CLIP, such as cam."
+)
 # Prompts that go through the text network at once.
 _CHUNK = 64
 Pooling = Literal["patches", "class"]
@@ -92,7 +96,7 @@ class ClipNetwork:
             import transformers
         except ImportError as error:
             raise MissingExtraError("Localizer clip_es", "clip") from error
-        _check_folder(name)
+        check_network_folder(name)
         try:
             settings = transformers.AutoConfig.from_pretrained(name)
             if settings.model_type != "clip":
@@ -108,7 +112,7 @@ class ClipNetwork:
         except WssegError:
             raise
         except Exception as error:  # transformers raises many kinds; all mean the same here
-            raise _cannot_load(name, error) from error
+            raise cannot_load(name, error, _REMEDY) from error
         self.name, self.device = name, device
         self.network: Any = network.eval().requires_grad_(False).to(device)
         self._tokenizer = processor.tokenizer
@@ -233,33 +237,3 @@ def _leaf(module: Any) -> Iterator[list[Tensor]]:
         yield leaves
     finally:
         handle.remove()
-
-
-def _check_folder(name: str) -> None:
-    """Refuse a folder that holds no network, and a path that does not exist."""
-    path = Path(name).expanduser()
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if path.is_dir():
-        missing = [] if (path / "config.json").is_file() else ["config.json"]
-        if not any((path / file).is_file() for file in _PROCESSOR_FILES):
-            missing.append(" or ".join(_PROCESSOR_FILES))
-        if missing:
-            raise MissingWeightsError(
-                f"The folder {name} is no network of transformers: it has no "
-                f"{' and no '.join(missing)}. Save network and processor into it with "
-                "save_pretrained, or name a network on the hub."
-            )
-    elif looks_like_path or path.exists():
-        raise MissingWeightsError(
-            f"{name} is no folder. Give the folder of a network that save_pretrained wrote, or the "
-            "name of one on the Hugging Face hub."
-        )
-
-
-def _cannot_load(name: str, error: Exception) -> MissingWeightsError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return MissingWeightsError(
-        f"The network {name} cannot be loaded ({reason}). On a machine without network, copy its "
-        "folder (config.json, model.safetensors, tokenizer and preprocessor files) and name it "
-        "(--set localize.model=FOLDER), or use a recipe that needs no CLIP, such as cam."
-    )

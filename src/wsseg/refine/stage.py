@@ -11,8 +11,7 @@ from wsseg import console, registry
 from wsseg.atomic import write_json
 from wsseg.config import MethodConfig
 from wsseg.context import RunContext
-from wsseg.cues.protocol import CueInputs
-from wsseg.cues.source import CueSource, configured_cue, open_cue
+from wsseg.cues.source import open_configured_cue
 from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.scores import load_scores, save_scores
 from wsseg.data.working import read_working_image
@@ -79,7 +78,7 @@ def refine_step(
         for note in state.get("notes", []):
             console.info(f"{name}: {note}")
 
-    cue = _open_cue(dataset, config, stage, context, localizer)
+    cue = open_configured_cue(dataset, config, stage.path, context, localizer)
     shared: dict[Hashable, Any] = {}
 
     def work(sample: Sample) -> dict[str, Any]:
@@ -117,26 +116,3 @@ def _marks(
     training = fingerprint(scores, training_settings(config))
     stage = replace(stage, learned=scores)
     return stage, {"fingerprint": training, "scores_fingerprint": scores}
-
-
-def _open_cue(
-    dataset: Dataset,
-    config: MethodConfig,
-    stage: StageDir,
-    context: RunContext,
-    localizer: Callable[[], ClassMapNet] | None,
-) -> CueSource | None:
-    """Open the cue that the refiner's settings name, if they name one."""
-    cue = configured_cue(config)
-    if cue is None:
-        return None
-    inputs = CueInputs(
-        dataset=dataset,
-        folder=context.cues_dir or stage.path / "cues",
-        seed=context.seed,
-        device=best_device(),
-        max_side_px=context.max_side_px,
-        localizer=localizer,
-        localizer_fingerprint=context.localizer_fingerprint,
-    )
-    return open_cue(cue, inputs)
