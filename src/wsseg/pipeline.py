@@ -115,7 +115,7 @@ def again(
 
     Raises:
         RecipeError: When the folder is not a run, or the stage or an override is wrong.
-        DataError: When a stage before it has not run.
+        DataError: When the data cannot be used.
     """
     if stage not in STAGES:
         raise RecipeError(unknown_name("stage", stage, STAGES))

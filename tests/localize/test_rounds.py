@@ -124,9 +124,12 @@ def test_stopped_anywhere_it_ends_in_the_same_maps(
 def test_rounds_that_are_done_are_not_done_again(runs, dataset, tmp_path, monkeypatch):
     config = runs.small("counting")
     runs.run_stage(dataset, config, tmp_path / "run")
+    first = train_localizer(dataset, config, StageDir(tmp_path / "run", "f"), RunContext())
     monkeypatch.setattr("wsseg.training.loop._Loop", None)
     monkeypatch.setattr(CountingLocalizer, "after", None)
-    train_localizer(dataset, config, StageDir(tmp_path / "run", "f"), RunContext())
+    again = train_localizer(dataset, config, StageDir(tmp_path / "run", "f"), RunContext())
+    kept = again.state_dict()
+    assert all(value.equal(kept[name]) for name, value in first.state_dict().items())
 
 
 def test_facts_of_an_earlier_round_decide_about_later_ones(runs, dataset, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from wsseg.data.labels import Boxes, WeakLabels
 from wsseg.errors import OutputError
 from wsseg.export.bundle import load_bundle
 from wsseg.rundir import MANIFEST_FILE, StageDir
+from wsseg.segment.bb_unet import BbUnet, bb_unet
 from wsseg.segment.config import Smp
 from wsseg.segment.correction import (
     classes_to_correct,
@@ -26,8 +28,10 @@ from wsseg.segment.correction import (
     slowdown,
 )
 from wsseg.segment.correction_config import Adele
+from wsseg.segment.correction_task import CorrectedTask
 from wsseg.segment.losses.consistency import resized_images, scale_consistency
 from wsseg.segment.stage import segment
+from wsseg.segment.task import smp
 
 
 def _curve(t, a, b, c):
@@ -232,6 +236,47 @@ def test_masks_are_corrected_while_training_and_keep_to_the_tags(dataset, pseudo
     # What is only needed to train is not part of the model.
     net, _ = load_bundle(stage.path / "model")
     assert not any("scale_weights" in name for name in net.state_dict())
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize(
+    ("loss", "logged"),
+    [
+        ({"name": "cross_entropy", "tree_energy": {"grid_px": 8}}, "tree_energy"),
+        ({"name": "psl"}, "loss"),
+    ],
+)
+def test_masks_are_corrected_with_losses_that_look_at_features(
+    loss, logged, dataset, pseudo, tmp_path
+):
+    stage = StageDir(tmp_path / "segment", "f")
+    config = Smp.model_validate(BASE | {"loss": loss})
+    segment(dataset, config, pseudo, stage, RunContext())
+    line = json.loads((stage.path / "training" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"consistency", "train_iou", logged} <= set(line)
+
+
+def test_a_network_that_looks_at_boxes_is_counted_with_its_boxes():
+    task = bb_unet(config=BbUnet(bypass=0), num_classes=2)
+    whole = CorrectedTask(task, SimpleNamespace(rule=Adele(scales=(0.5, 1.0)))).eval()
+    batch = {
+        "image": torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)),
+        "mask": torch.ones(1, 32, 32, dtype=torch.long),
+        "boxes": torch.tensor([[[4.0, 4.0, 20.0, 24.0, 1.0]]]),
+        "has_boxes": torch.tensor([True]),
+    }
+    terms = whole.loss(batch)
+    assert {"loss", "consistency"} <= set(terms)
+    expected = task.outputs(batch)[0].argmax(dim=1)
+    assert whole._counts[1].tolist() == torch.bincount(expected.ravel(), minlength=3).tolist()
+
+
+def test_terms_of_a_corrected_task_learn_how_far_training_is():
+    task = smp(config=Smp.model_validate(BASE), num_classes=2)
+    corrections = SimpleNamespace(rule=Adele())
+    whole = CorrectedTask(task, corrections)
+    whole.on_progress(0.25)
+    assert task.progress == 0.25
 
 
 class _KilledError(BaseException):

@@ -7,7 +7,8 @@ from the centroid of its object, both at a quarter of the image's size. On a Res
 stride 16 the layers are those of the paper's code.
 
 Differences: any backbone, which may be trained too and whose stages may be drawn where their cells
-look (`wsseg.nets.alignment`); both are off by default here. Stages finer than stride 4 are
+look (`wsseg.nets.alignment`); both are off by default here, and the
+refiner ``irn`` turns the second on. Stages finer than stride 4 are
 max-pooled to it (as a ResNet does with its stem); the displacement head joins all coarser stages at
 the size of the finest of them. A stage of C channels gets min(max(C / 2, 64), 256) channels there,
 which is the published layout for a ResNet-50, and group norms have the largest number of groups up

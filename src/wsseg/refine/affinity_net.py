@@ -13,7 +13,8 @@ background rule before this step changes nothing, because row 0 is made anew, tw
 Reference: J. Ahn, S. Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervision
 for Weakly Supervised Semantic Segmentation", CVPR 2018. Differences: any backbone; the walk is
 computed without its (hw)² matrix; the default learning rate is the one that works for ResNet-38,
-a tenth of the published code's, and the hue is not jittered unless asked.
+a tenth of the published code's, the hue is not jittered unless asked, and features are drawn where
+their cells look unless ``align_cells`` is false.
 """
 
 from __future__ import annotations

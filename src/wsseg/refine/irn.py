@@ -13,7 +13,8 @@ displacements are only needed to tell instances apart (`wsseg.refine.irn_instanc
 Differences: the features start from the run's own classifier unless ``init`` says otherwise (the
 paper's code takes those of ImageNet again); images are padded to multiples of 32 pixels instead of
 to 512; the mean displacement is that of whole images; maps of another size are averaged over, or
-stretched to, the cells of the boundary, and stretched back; the largest value is that on the grid,
+stretched to, the cells of the boundary, and stretched back; features are drawn where their cells
+look unless ``align_cells`` is false; the largest value is that on the grid,
 before the maps are enlarged to the image.
 """
 

@@ -55,7 +55,7 @@ class MapPrompts(MethodConfig):
     prompts: Literal["points", "boxes", "both"] = Field(
         "points", description="What a class asks by: its peaks, boxes around its areas, or both."
     )
-    min_peak: float = Field(0.5, ge=0, le=1, description="Least score of a second peak.")
+    min_peak: float = Field(0.5, ge=0, le=1, description="Score above which a second peak counts.")
     peak_distance_px: int = Field(20, ge=1, le=1000, description="Peaks are farther apart.")
     box_threshold: float = Field(
         0.5, ge=0, le=1, description="Scores from which on an area gets a box."

@@ -213,6 +213,12 @@ class CorrectedTask(nn.Module):
             return parameter_groups(self, config)
         return [*own(config), {"params": [self.scale_weights]}]
 
+    def on_progress(self, fraction: float) -> None:
+        """Tell the task which fraction of the training is over, for terms that begin later."""
+        own = getattr(self.task, "on_progress", None)
+        if own is not None:
+            own(fraction)
+
     def on_epoch_start(self, epoch: int) -> None:
         """Correct the masks of the epoch that ended, before any item of the next is read."""
         own = getattr(self.task, "on_epoch_start", None)
@@ -227,7 +233,7 @@ class CorrectedTask(nn.Module):
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Add the consistency term to the task's loss, and count what was predicted."""
-        with _outputs(self.task.net) as seen:
+        with _outputs(self.task) as seen:
             terms: dict[str, Tensor] = dict(self.task.loss(batch))
         logits = seen[0]
         self._count(logits.detach(), batch["mask"])
@@ -266,14 +272,29 @@ class CorrectedTask(nn.Module):
 
 
 @contextlib.contextmanager
-def _outputs(net: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect what a network returns meanwhile."""
+def _outputs(task: Any) -> Iterator[list[Tensor]]:
+    """Collect the logits that a task's loss computes meanwhile."""
     seen: list[Tensor] = []
-    handle = net.register_forward_hook(lambda _net, _inputs, output: seen.append(output))
+    compute = getattr(task, "outputs", None)
+    if compute is None:
+        handle = task.net.register_forward_hook(lambda _net, _inputs, output: seen.append(output))
+        try:
+            yield seen
+        finally:
+            handle.remove()
+        return
+
+    def kept(batch: dict[str, Tensor]) -> Any:
+        # Networks that also give features, or look at boxes, are not called as modules.
+        found = compute(batch)
+        seen.append(found[0])
+        return found
+
+    task.outputs = kept
     try:
         yield seen
     finally:
-        handle.remove()
+        del task.outputs
 
 
 def _summed(counts: Tensor, device: torch.device) -> Tensor:

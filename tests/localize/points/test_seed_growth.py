@@ -159,6 +159,19 @@ def test_the_walk_on_a_shrunk_image_keeps_thin_strokes(discs):
     assert (coarse[2:4] == 2).any(axis=0)[1:8].all()
 
 
+@pytest.mark.parametrize("max_side_px", [128, 32, 16])
+def test_automatic_background_survives_any_shrinking(max_side_px):
+    image = np.full((256, 256, 3), 60, np.uint8)
+    image[100:156, 100:156] = 200
+    labels = WeakLabels(points=Points([[128, 128]], [1]))
+    config = RandomWalkerSeeds(max_side_px=max_side_px)
+    found = hard(random_walker_seeds(image, labels, config=config))
+    truth = np.zeros((256, 256), np.uint8)
+    truth[100:156, 100:156] = 1
+    assert (found[truth == 0] == 1).mean() < 0.05
+    assert (found[truth == 1] == 1).mean() > 0.5
+
+
 def shortest(neighbours: dict, sources: set) -> dict:
     """Dijkstra by the book."""
     found: dict = {}

@@ -123,6 +123,23 @@ def test_the_loss_on_prompted_classes_agrees_with_its_formula_in_float64():
     assert prompted_loss(leaf, torch.from_numpy(tags), ignored).item() == 0
 
 
+def test_padding_neither_scales_the_maps_nor_gets_a_gradient():
+    """A high map value on padding changes nothing: against the same maps without it."""
+    maps = torch.rand(1, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    valid = torch.ones(1, 1, 8, 8)
+    valid[..., 4:] = 0
+    targets = torch.randint(0, 3, (1, 8, 8), generator=torch.Generator().manual_seed(1))
+    tags = torch.ones(1, 2)
+    wild, zero = maps.clone(), maps.clone()
+    wild[..., 2:], zero[..., 2:] = 50.0, 0.0
+    leaf = wild.requires_grad_()
+    loss = prompted_loss(leaf, tags, targets, valid)
+    loss.backward()
+    assert loss.item() == pytest.approx(prompted_loss(zero, tags, targets).item())
+    assert not leaf.grad[..., 2:].any()
+    assert leaf.grad[..., :2].any()
+
+
 class Prepared:
     """Answers that were prepared, in the order of the prompts; keeps these."""
 

@@ -108,7 +108,8 @@ def coarse_seeds(
         size: (h, w) of the grid.
 
     Returns:
-        (h, w) seeds: strokes and points drawn anew, and background cells that are all background.
+        (h, w) seeds: strokes and points drawn anew, and the cells of which at least half is
+        background, or the cells with the most of it where there are none.
     """
     if size == seeds.shape:
         return seeds
@@ -123,7 +124,9 @@ def coarse_seeds(
     )
     background = (seeds == BACKGROUND).astype(np.float32)
     share = cv2.resize(background, size[::-1], interpolation=cv2.INTER_AREA)
-    drawn[(share >= 1 - 1e-4) & (drawn == IGNORE)] = BACKGROUND
+    most = min(0.5, float(share.max()))
+    if most > 0:
+        drawn[(share >= most - 1e-4) & (drawn == IGNORE)] = BACKGROUND
     return drawn
 
 

@@ -189,7 +189,7 @@ class S2cRegulariser(Regulariser):
         if config.cpm_weight > 0 and self.epoch >= config.start_epoch:
             targets = self._targets(net, step)
             found["s2c_cpm"] = config.cpm_weight * prompted_loss(
-                step.maps, step.batch["tags"], targets
+                step.maps, step.batch["tags"], targets, step.batch.get("valid")
             )
         return found
 

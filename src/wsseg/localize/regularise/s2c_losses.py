@@ -96,7 +96,9 @@ def summed_maps(net: ClassMapNet, batch: dict[str, Tensor], scales: Sequence[flo
     return total / (total.amax(dim=(2, 3), keepdim=True) + EPSILON)
 
 
-def prompted_loss(maps: Tensor, tags: Tensor, targets: Tensor) -> Tensor:
+def prompted_loss(
+    maps: Tensor, tags: Tensor, targets: Tensor, valid: Tensor | None = None
+) -> Tensor:
     """Compare class maps with the classes that their own segments have.
 
     The rectified maps, divided by their largest value, enlarged, and 0 for absent classes, stand
@@ -106,6 +108,7 @@ def prompted_loss(maps: Tensor, tags: Tensor, targets: Tensor) -> Tensor:
         maps: (N, C, h, w) raw class maps.
         tags: (N, C); above 0 where a class is present.
         targets: (N, H, W) int64: 0 to C - 1 for classes, C for the background, `IGNORED`.
+        valid: (N, 1, H, W), 0 at padding, whose cells count as 0; None: nothing is padded.
 
     Returns:
         A scalar; 0 where all pixels are ignored.
@@ -115,6 +118,10 @@ def prompted_loss(maps: Tensor, tags: Tensor, targets: Tensor) -> Tensor:
     size = (targets.shape[1], targets.shape[2])
     with torch.autocast(maps.device.type, enabled=False):
         found = maps.float().relu()
+        if valid is not None:
+            from wsseg.nets.cam_head import valid_cells
+
+            found = found * valid_cells(valid, maps)
         found = found / (found.amax(dim=(2, 3), keepdim=True) + EPSILON)
         found = F.interpolate(found, size, mode="bilinear", align_corners=False)
         found = found * (tags > 0)[:, :, None, None]

@@ -48,22 +48,11 @@ def cam(*, config: Cam = Cam(), num_classes: int, load_weights: bool = True) -> 
         >>> net.num_classes, net.backbone.stride
         (2, 8)
     """
-    from wsseg.nets.build import build_backbone
+    from wsseg.localize.tags.backbone import localizer_backbone
     from wsseg.nets.cam_head import ClassMapNet
 
-    backbone = build_backbone(
-        config.backbone,
-        weights=config.weights if load_weights else "none",
-        output_stride=config.output_stride,
-        dilate=config.dilate,
-        in_channels=1 if config.grey else 3,
-        freeze_batchnorm=config.freeze_batchnorm,
-        stop_gradient_after_stage=config.stop_gradient_after_stage,
-        last_stage=config.last_stage,
-        local_contrast_px=config.local_contrast_px,
-    )
     return ClassMapNet(
-        backbone,
+        localizer_backbone(config, load_weights=load_weights),
         num_classes,
         config.pooling,
         dropout=config.dropout,
