@@ -256,6 +256,25 @@ def test_masks_are_corrected_with_losses_that_look_at_features(
     assert {"consistency", "train_iou", logged} <= set(line)
 
 
+@pytest.mark.usefixtures("always")
+def test_corrections_are_predicted_in_the_number_format_of_the_settings(
+    dataset, pseudo, tmp_path, monkeypatch
+):
+    from wsseg.segment import correction_task as module
+
+    asked = []
+
+    class Forward(module.TorchForward):
+        def __init__(self, net, *, precision="float32", **settings):
+            asked.append(precision)
+            super().__init__(net, **settings)
+
+    monkeypatch.setattr(module, "TorchForward", Forward)
+    config = Smp.model_validate(BASE | {"inference": {"flip": False, "precision": "bfloat16"}})
+    segment(dataset, config, pseudo, StageDir(tmp_path / "segment", "f"), RunContext())
+    assert asked == ["bfloat16", "bfloat16"]
+
+
 def test_a_network_that_looks_at_boxes_is_counted_with_its_boxes():
     task = bb_unet(config=BbUnet(bypass=0), num_classes=2)
     whole = CorrectedTask(task, SimpleNamespace(rule=Adele(scales=(0.5, 1.0)))).eval()

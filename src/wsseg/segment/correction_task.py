@@ -153,7 +153,9 @@ class Corrections:
                 update={"scales": self.rule.scales, "flip": self.rule.flip, "crf": None}
                 | {"restrict_to_tags": False}
             )
-            forward = TorchForward(net, in_channels=self.config.in_channels)
+            forward = TorchForward(
+                net, in_channels=self.config.in_channels, precision=inference.precision
+            )
             changed = sum(
                 self._correct_image(sample, forward, inference, classes) for sample in self.samples
             )
