@@ -241,6 +241,11 @@ def test_clean_ups_of_boxes_need_boxes(dataset):
     check_self_training(dataset, Smp.model_validate(BASE | {"rounds": {"cleanups": ["boxes"]}}))
 
 
+def test_rounds_on_the_first_masks_need_no_labels_for_clean_ups_that_never_run(dataset):
+    cleanups = ["boxes", "proposals", "graph_cut"]
+    check_self_training(dataset, _config(masks="first", uncertainty={}, cleanups=cleanups))
+
+
 def test_weights_need_a_loss_that_takes_them():
     with pytest.raises(ValueError, match="loss is sec"):
         Smp.model_validate(

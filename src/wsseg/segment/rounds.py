@@ -127,6 +127,8 @@ def mask_folders(config: SegmenterConfig | None, segment: StageDir) -> tuple[Mas
 def check_self_training(dataset: Dataset, config: SegmenterConfig) -> None:
     """Refuse clean-ups that the data has no labels for.
 
+    With ``masks: first`` nothing is cleaned up, so nothing is asked for.
+
     Args:
         dataset: The data set.
         config: The segmenter's settings.
@@ -135,7 +137,7 @@ def check_self_training(dataset: Dataset, config: SegmenterConfig) -> None:
         DataError: When no training image has the labels that a clean-up needs.
         WssegError: When a backend of segments lacks what it needs.
     """
-    if not config.rounds.count:
+    if not config.rounds.count or config.rounds.masks == "first":
         return
     for cleanup in config.rounds.cleanups:
         if isinstance(cleanup, ProposalsCleanup) and cleanup.segments is not None:
