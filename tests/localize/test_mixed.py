@@ -123,6 +123,12 @@ def test_only_classes_with_boxes_are_bounded():
     assert found.tolist() == [[1, 255, 2, 2]]
 
 
+def test_a_box_off_the_image_bounds_nothing():
+    mask = np.array([[1, 1, 2, 0]], np.uint8)
+    off = WeakLabels(tags={1, 2}, boxes=Boxes([[9, 0, 12, 1]], [1]))
+    assert hard(constrained(scores_of_mask(mask), off)).tolist() == mask.tolist()
+
+
 def test_small_maps_are_bound_at_the_size_of_the_image():
     values = np.zeros((2, 3, 3), np.float32)
     values[0], values[1] = 0.3, 0.8

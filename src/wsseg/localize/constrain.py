@@ -84,20 +84,21 @@ def _bound(
     Returns:
         (H, W) bool, True inside of any box, where boxes bound every class of the image; else None.
     """
-    if labels.boxes is None or not len(labels.boxes):
-        return None
     size = (values.shape[1], values.shape[2])
+    windows = front_last(labels, size)
+    if not windows:
+        return None
     inside = np.zeros(values.shape, np.bool_)
     rows = {int(class_id): row for row, class_id in enumerate(class_ids)}
     covered = np.zeros(size, np.bool_)
-    for window in front_last(labels, size):
+    for window in windows:
         covered[window.slices] = True
         if window.class_id in rows:
             inside[(rows[window.class_id], *window.slices)] = True
-    boxed = set(labels.boxes.class_ids.tolist())
+    boxed = {window.class_id for window in windows}
     for class_id, row in rows.items():
         if class_id in boxed:
             values[row, ~inside[row]] = 0.0
     unboxed = labels.class_ids() - boxed if labels.tags is None else frozenset()
-    is_complete = outside_of_boxes(labels) == BACKGROUND and not unboxed
+    is_complete = outside_of_boxes(labels, size) == BACKGROUND and not unboxed
     return covered if is_complete else None

@@ -199,9 +199,29 @@ def test_energies_allow_what_the_boxes_allow():
     assert possible[:, 0, 0].tolist() == [True, True, False]
     assert possible[:, 4, 4].tolist() == [True, True, True]
     assert possible[:, 4, 8].tolist() == [True, False, True]
-    # The centres, of 1 pixel each; that of the box in front wins.
-    assert possible[:, 2, 2].tolist() == [False, True, False]
+    # The centres, of 1 pixel each. The object of the box in front may hide the one behind.
+    assert possible[:, 2, 2].tolist() == [False, True, True]
     assert possible[:, 3, 5].tolist() == [False, False, True]
+
+
+def test_the_centre_of_a_box_is_not_certain_where_a_smaller_one_lies_in_front():
+    windows = [BoxWindow(1, 0, 20, 0, 20), BoxWindow(2, 6, 14, 6, 14), BoxWindow(1, 9, 11, 7, 11)]
+    possible = np.isfinite(box_energies(windows, np.array([0, 1, 2], np.uint8), (20, 20), 0.25))
+    assert possible[:, 6, 6].tolist() == [False, True, True]
+    assert possible[:, 10, 12].tolist() == [False, True, True]
+    # A centre in front is certain, whatever lies behind; one of the same class changes nothing.
+    assert possible[:, 11, 9].tolist() == [False, False, True]
+    assert possible[:, 9, 9].tolist() == [False, True, False]
+
+
+def test_what_the_crf_calls_background_is_open_where_a_tagged_class_has_no_box():
+    image = np.full((40, 40, 3), 30, np.uint8)
+    image[12:28, 12:28] = (220, 60, 60)
+    boxes = Boxes([[8, 8, 32, 32]], [4])
+    found = hard(crf_boxes(image, WeakLabels(tags={4, 5}, boxes=boxes)))
+    truth = np.full((40, 40), 255)
+    truth[12:28, 12:28] = 4
+    assert np.array_equal(found, truth)
 
 
 def test_the_crf_cuts_boxes_along_edges_and_keeps_its_constraints():
@@ -235,3 +255,14 @@ def test_the_outside_is_open_where_a_tagged_class_has_no_box(method, disc):
     found = hard(method(image, labels))
     assert (found[:14] == 255).all()
     assert (found == 3).any()
+
+
+@pytest.mark.parametrize("method", [filled_boxes, inner_boxes, grabcut, grabcut_jitter, crf_boxes])
+def test_a_box_off_the_image_tells_nothing_of_what_is_in_it(method):
+    image = np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype(np.uint8)
+    off = Boxes([[40, 2, 60, 12]], [3])
+    for tags in (None, {3}):
+        assert (hard(method(image, WeakLabels(tags=tags, boxes=off))) == 255).all()
+    both = Boxes([[4, 4, 16, 16], [40, 2, 60, 12]], [1, 3])
+    assert (hard(method(image, WeakLabels(tags={1, 3}, boxes=both)))[:4] == 255).all()
+    assert (hard(method(image, WeakLabels(boxes=both)))[:4] == 0).all()

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from wsseg.data.labels import Boxes, WeakLabels
-from wsseg.localize.boxes.windows import BoxWindow, box_window, front_last, outside_of_boxes
+from wsseg.localize.boxes.windows import (
+    BoxWindow,
+    box_window,
+    boxed_classes,
+    front_last,
+    outside_of_boxes,
+)
 from wsseg.localize.direct import LocalizeContext
 
 SIZE = (10, 20)
@@ -71,8 +77,19 @@ def test_small_boxes_come_last_and_those_outside_are_told():
 def test_the_outside_is_open_where_a_tagged_class_has_no_box():
     boxes = Boxes([[0, 0, 2, 2]], [1])
     context = LocalizeContext()
-    assert outside_of_boxes(WeakLabels(boxes=boxes)) == 0
-    assert outside_of_boxes(WeakLabels(tags={1}, boxes=boxes)) == 0
+    assert outside_of_boxes(WeakLabels(boxes=boxes), SIZE) == 0
+    assert outside_of_boxes(WeakLabels(tags={1}, boxes=boxes), SIZE) == 0
     assert not context.facts
-    assert outside_of_boxes(WeakLabels(tags={1, 3}, boxes=boxes), context) == 255
+    assert outside_of_boxes(WeakLabels(tags={1, 3}, boxes=boxes), SIZE, context) == 255
     assert "class(es) 3 have no box" in context.facts["notes"][0]
+
+
+def test_a_box_off_the_image_is_no_box():
+    off, on = [50, 0, 60, 9], [0, 0, 2, 2]
+    context = LocalizeContext()
+    assert outside_of_boxes(WeakLabels(boxes=Boxes([off], [1])), SIZE, context) == 255
+    assert "no box lies in the image" in context.facts["notes"][0]
+    assert outside_of_boxes(WeakLabels(tags={1}, boxes=Boxes([off], [1])), SIZE) == 255
+    assert outside_of_boxes(WeakLabels(tags={1}, boxes=Boxes([off, on], [1, 1])), SIZE) == 0
+    assert outside_of_boxes(WeakLabels(tags=(), boxes=Boxes([off], [1])), SIZE) == 0
+    assert boxed_classes(WeakLabels(boxes=Boxes([off, on], [1, 2])), SIZE) == {2}

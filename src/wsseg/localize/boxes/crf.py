@@ -2,13 +2,18 @@
 
 Outside of all boxes is background, the centre of every box has its class, and the rest of the boxes
 is free: all labels that are possible there cost the same, and a fully connected CRF decides by
-position and colour.
+position and colour. Where a smaller box lies in front of the centre of a larger one, its object may
+hide that of the larger: both classes are possible there, the background is not.
+
+Where a tagged class has no box, what is outside of all boxes is still none of their classes, so it
+pulls as the background does. What the CRF gives to that side, inside of boxes or outside, may be
+the class without a box, and is unknown.
 
 Reference: G. Papandreou, L.-C. Chen, K. Murphy, A. Yuille, "Weakly- and Semi-Supervised Learning of
 a Deep Convolutional Network for Semantic Image Segmentation", ICCV 2015 (Bbox-Seg; from memory).
 Differences: possible labels of a free pixel are the background and the classes of the boxes around
-it; share of the centre and kernels were chosen on pixel masks in the paper and are plain settings
-here.
+it; the rules for boxes in front of centres and for classes without a box are ours; share of the
+centre and kernels were chosen on pixel masks in the paper and are plain settings here.
 """
 
 from __future__ import annotations
@@ -56,13 +61,14 @@ def crf_boxes(
         context: Takes notes on what was left out.
 
     Returns:
-        Scores (K, H, W): marginals that sum to one.
+        Scores (K, H, W): marginals that sum to one; 0 in all rows where the background wins and a
+        tagged class without a box might be there instead.
 
     Raises:
         RecipeError: When a standard deviation is too small to number the lattice.
     """
     size = (image.shape[0], image.shape[1])
-    outside = outside_of_boxes(labels, context)
+    outside = outside_of_boxes(labels, size, context)
     windows = front_last(labels, size, context)
     if not windows:
         return scores_of_mask(np.full(size, outside, np.uint8))
@@ -72,10 +78,7 @@ def crf_boxes(
     unary = box_energies(windows, class_ids, size, config.centre_frac)
     values = np.clip(dense_crf(image, unary, config=config.crf), 0.0, 1.0)
     if outside == IGNORE:
-        covered = np.zeros(size, np.bool_)
-        for window in windows:
-            covered[window.slices] = True
-        values[:, ~covered] = 0.0
+        values[:, values.argmax(axis=0) == 0] = 0.0
     return Scores(values.astype(np.float32, copy=False), class_ids, size)
 
 
@@ -106,7 +109,6 @@ def box_energies(
     possible[0] = True
     for window in windows:
         possible[(rows[window.class_id], *window.slices)] = True
-    for window in windows:
         centre = window.inner(centre_frac).slices
         possible[(slice(None), *centre)] = False
         possible[(rows[window.class_id], *centre)] = True

@@ -71,7 +71,7 @@ def filled_boxes(
         [[1, 2, 1, 0]]
     """
     size = (image.shape[0], image.shape[1])
-    mask = np.full(size, outside_of_boxes(labels, context), np.uint8)
+    mask = np.full(size, outside_of_boxes(labels, size, context), np.uint8)
     windows = front_last(labels, size, context)
     for window in windows:
         mask[window.slices] = window.class_id
@@ -104,7 +104,7 @@ def inner_boxes(
         ([5.0, 4.0], 21)
     """
     size = (image.shape[0], image.shape[1])
-    mask = np.full(size, outside_of_boxes(labels, context), np.uint8)
+    mask = np.full(size, outside_of_boxes(labels, size, context), np.uint8)
     windows = front_last(labels, size, context)
     for window in windows:
         mask[window.slices] = IGNORE

@@ -106,7 +106,7 @@ def grabcut(
     """
     context = context or LocalizeContext()
     size = (image.shape[0], image.shape[1])
-    mask = np.full(size, outside_of_boxes(labels, context), np.uint8)
+    mask = np.full(size, outside_of_boxes(labels, size, context), np.uint8)
     windows = front_last(labels, size, context)
     fallen = 0
     for window in windows:

@@ -96,7 +96,7 @@ def grabcut_jitter(
     """
     context = context or LocalizeContext()
     size = (image.shape[0], image.shape[1])
-    mask = np.full(size, outside_of_boxes(labels, context), np.uint8)
+    mask = np.full(size, outside_of_boxes(labels, size, context), np.uint8)
     windows = front_last(labels, size, context)
     rng = np.random.default_rng([context.seed, zlib.crc32(context.sample_id.encode())])
     fallen = 0

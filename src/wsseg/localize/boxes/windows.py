@@ -124,26 +124,48 @@ def front_last(
     return sorted(windows, key=lambda window: -window.area)
 
 
-def outside_of_boxes(labels: WeakLabels, context: LocalizeContext | None = None) -> int:
+def outside_of_boxes(
+    labels: WeakLabels, size: tuple[int, int], context: LocalizeContext | None = None
+) -> int:
     """Say what pixels outside of all boxes are.
+
+    A box without a pixel of the image is no box: its class may still be anywhere.
 
     Args:
         labels: Labels of the image.
+        size: (H, W) of the image.
         context: Learns that something was left open.
 
     Returns:
-        0, background; or 255, unknown, where a tagged class has no box and so may be anywhere.
+        0, background; or 255, unknown, where a tagged class has no box in the image and so may be
+        anywhere, or where nobody tagged the image and no box lies in it.
 
     Example:
         >>> from wsseg.data.labels import Boxes
-        >>> outside_of_boxes(WeakLabels(tags={1, 2}, boxes=Boxes([[0, 0, 4, 4]], [1])))
+        >>> boxes = Boxes([[0, 0, 4, 4]], [1])
+        >>> outside_of_boxes(WeakLabels(tags={1, 2}, boxes=boxes), (8, 8))
         255
+        >>> outside_of_boxes(WeakLabels(tags={1}, boxes=boxes), (8, 8))
+        0
     """
-    boxed = set() if labels.boxes is None else set(labels.boxes.class_ids.tolist())
-    missing = sorted((labels.tags or frozenset()) - boxed)
+    boxed = boxed_classes(labels, size)
+    if labels.tags is None:
+        if boxed:
+            return BACKGROUND
+        if context is not None:
+            context.note("no box lies in the image, so nothing is known of it")
+        return IGNORE
+    missing = sorted(labels.tags - boxed)
     if not missing:
         return BACKGROUND
     if context is not None:
         named = ", ".join(map(str, missing))
-        context.note(f"tagged class(es) {named} have no box, so the outside of boxes is unknown")
+        context.note(
+            f"tagged class(es) {named} have no box in the image, so the outside of boxes is unknown"
+        )
     return IGNORE
+
+
+def boxed_classes(labels: WeakLabels, size: tuple[int, int]) -> frozenset[int]:
+    """List the classes that have a box with at least one pixel of an image (H, W)."""
+    return frozenset(window.class_id for window in front_last(labels, size))

@@ -127,7 +127,7 @@ def seeds_with_boxes(
     if labels.boxes is None or not len(labels.boxes):
         return seeds_of(image, labels, config, context)
     size = (image.shape[0], image.shape[1])
-    seeds = np.full(size, outside_of_boxes(labels, context), np.uint8)
+    seeds = np.full(size, outside_of_boxes(labels, size, context), np.uint8)
     for window in front_last(labels, size, context):
         seeds[window.slices] = IGNORE
         seeds[window.inner(inner_frac).slices] = window.class_id
