@@ -9,7 +9,12 @@ from PIL import Image
 from wsseg.data.image_io import read_mask, write_mask
 from wsseg.errors import DataError, RecipeError
 from wsseg.pipeline import plan, run
-from wsseg.pseudo.corrections import check_corrections, corrected, corrections_fingerprint
+from wsseg.pseudo.corrections import (
+    Given,
+    check_corrections,
+    corrections_fingerprint,
+    find_corrections,
+)
 from wsseg.recipe import validate
 from wsseg.rundir import RunDir
 
@@ -50,7 +55,39 @@ def masks(tmp_path):
 def test_a_correction_overrides_where_it_is_drawn_and_nowhere_else():
     mask = np.array([[0, 1, 2, 255, 1]], np.uint8)
     correction = np.array([[255, 255, 0, 2, 2]], np.uint8)
-    assert corrected(mask, correction).tolist() == [[0, 1, 0, 2, 2]]
+    assert Given.of_correction(correction).over(mask).tolist() == [[0, 1, 0, 2, 2]]
+
+
+def test_pixels_that_nobody_can_tell_are_ignored_in_the_masks(dataset, folder, tmp_path):
+    drawn = np.full((8, 10), 255, np.uint8)
+    drawn[3], drawn[0, 0] = 254, 2
+    write_mask(folder / "a.png", drawn)
+    run(dataset, recipe=recipe(folder), out=tmp_path / "run")
+    after = masks(tmp_path)["a"]
+    assert (after[3] == 255).all()
+    assert after[0, 0] == 2
+    assert (after[4, 3:5] == 1).all()
+
+
+def test_of_two_sources_the_stronger_wins_where_both_say_something():
+    weak = Given.of_mask(np.array([[1, 2, 255]], np.uint8))
+    both = weak.also(Given.of_correction(np.array([[254, 255, 255]], np.uint8)))
+    assert both.is_given.tolist() == [[True, True, False]]
+    assert both.over(np.array([[3, 3, 3]], np.uint8)).tolist() == [[255, 2, 3]]
+
+
+def test_suffixes_in_capitals_count_and_two_files_for_one_image_are_refused(
+    dataset, folder, tmp_path
+):
+    (folder / "sub" / "b.png").rename(folder / "sub" / "b.PNG")
+    mark = corrections_fingerprint(folder)
+    run(dataset, recipe=recipe(folder), out=tmp_path / "run")
+    assert (masks(tmp_path)["sub/b"][0] == 2).all()
+    assert mark != corrections_fingerprint(tmp_path / "none")
+    assert set(find_corrections(folder)) == {"sub/b"}
+    write_mask(folder / "sub" / "b.png", np.zeros((8, 10), np.uint8))
+    with pytest.raises(DataError, match=r"b\.png and .*b\.PNG are for the same image"):
+        check_corrections(folder, dataset, tmp_path / "masks")
 
 
 def test_corrections_reach_the_masks_and_survive_a_new_recipe(dataset, folder, tmp_path):
@@ -135,3 +172,21 @@ def test_corrections_of_no_image_are_told(dataset, folder, tmp_path, caplog):
         check_corrections(folder, dataset, tmp_path / "masks")
     assert "1 correction(s)" in caplog.text
     assert 'sub/bb.png. Did you mean "sub/b"?' in caplog.text
+
+
+def test_images_that_are_no_png_are_told(dataset, folder, tmp_path, caplog):
+    Image.new("L", (10, 8)).save(folder / "a.tif")
+    with caplog.at_level(logging.WARNING, logger="wsseg"):
+        check_corrections(folder, dataset, tmp_path / "masks")
+    assert "a.tif" in caplog.text
+    assert "index PNG" in caplog.text
+
+
+def test_a_full_class_list_has_no_value_left_for_ignored_pixels(dataset, folder, tmp_path):
+    import dataclasses
+
+    from wsseg.data.labels import ClassList
+
+    full = dataclasses.replace(dataset, classes=ClassList(tuple(f"c{i}" for i in range(254))))
+    with pytest.raises(RecipeError, match="254 classes"):
+        check_corrections(folder, full, tmp_path / "masks")

@@ -24,6 +24,11 @@ def _mask(size=(6, 8)) -> np.ndarray:
     return mask
 
 
+def _shown(given) -> list:
+    """What was said, 255 where nothing was."""
+    return given.over(np.full_like(given.values, 255)).tolist()
+
+
 def test_points_and_scribbles_pin_the_pixels_that_they_touch(make_dataset):
     sample = make_dataset({"a": {"mask": _mask()}}).samples[0]
     labels = WeakLabels(
@@ -34,7 +39,7 @@ def test_points_and_scribbles_pin_the_pixels_that_they_touch(make_dataset):
     expected = np.full((6, 8), 255)
     expected[4, 1] = 2
     expected[0, 3:6] = 0
-    assert found.tolist() == expected.tolist()
+    assert _shown(found) == expected.tolist()
 
 
 def test_painted_masks_and_corrections_win_over_shapes(make_dataset, tmp_path):
@@ -43,17 +48,18 @@ def test_painted_masks_and_corrections_win_over_shapes(make_dataset, tmp_path):
     first = _mask()
     first[5] = 255
     correction = np.full((6, 8), 255, np.uint8)
-    correction[1, 1] = 2
+    correction[1, 1], correction[2, 3] = 2, 254
     write_mask(tmp_path / "drawn" / "sub" / "a.png", correction)
     found = Said(frozenset({"sub/a"}), tmp_path / "drawn").pixels(sample, first)
     expected = first.copy()
-    expected[1, 1] = 2
-    assert found.tolist() == expected.tolist()
+    expected[1, 1], expected[2, 3] = 2, 255
+    assert (found.is_given == (first != 255)).all()
+    assert _shown(found) == expected.tolist()
 
 
 def test_images_without_anything_said_leave_all_pixels_open(make_dataset, tmp_path):
     sample = make_dataset({"a": {"mask": _mask()}}).samples[0]
-    assert (Said(frozenset({"b"}), tmp_path).pixels(sample, _mask()) == 255).all()
+    assert not Said(frozenset({"b"}), tmp_path).pixels(sample, _mask()).is_given.any()
 
 
 def test_the_run_knows_which_masks_were_painted(tmp_path):
@@ -78,7 +84,7 @@ def test_self_training_changes_nothing_that_a_person_gave(make_dataset, tmp_path
         write_mask(pseudo.path / f"{sample.id}.png", read_mask(sample.mask_path))
     append_jsonl(localize / MANIFEST_FILE, {"id": "b", "status": "ok", "led_by": "masks"})
     drawn = np.full((32, 32), 255, np.uint8)
-    drawn[10:14, 10:14], drawn[0, 0] = 1, 0
+    drawn[10:14, 10:14], drawn[0, 0], drawn[6:9] = 1, 0, 254
     write_mask(tmp_path / "drawn" / "c.png", drawn)
     chosen = {
         "rounds": {"rounds": {"count": 1, "cleanups": [], "uncertainty": {"powers": [0.2, 5]}}},
@@ -103,7 +109,8 @@ def test_self_training_changes_nothing_that_a_person_gave(make_dataset, tmp_path
     scribbled, painted, corrected = (read_mask(folder / f"{name}.png") for name in "abc")
     assert (scribbled[20, 2:10] == 1).all()
     np.testing.assert_array_equal(painted, _mask((32, 32)))
-    np.testing.assert_array_equal(corrected[drawn != 255], drawn[drawn != 255])
+    expected = np.where(drawn == 254, 255, drawn)
+    np.testing.assert_array_equal(corrected[drawn != 255], expected[drawn != 255])
     assert any((read_mask(folder / f"{n}.png") != _mask((32, 32))).mean() > 0.02 for n in "ac")
     if way == "rounds":
         assert (read_mask(folder / "weights" / "b.png") == 255).all()

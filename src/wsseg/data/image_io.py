@@ -103,7 +103,7 @@ def read_mask(path: Path, classes: ClassList | None = None) -> npt.NDArray[np.ui
         )
     mask = _contiguous(values.astype(np.uint8))
     if classes is not None:
-        _check_mask_values(mask, classes, path)
+        check_mask_values(mask, classes, path)
     return mask
 
 
@@ -260,8 +260,17 @@ def _colour_mask_message(picture: Image.Image, path: Path) -> str:
     )
 
 
-def _check_mask_values(mask: npt.NDArray[np.uint8], classes: ClassList, path: Path) -> None:
-    """Raise where a mask holds values outside the class list."""
+def check_mask_values(mask: npt.NDArray[np.uint8], classes: ClassList, path: Path) -> None:
+    """Refuse a mask with values outside the class list.
+
+    Args:
+        mask: (H, W) uint8.
+        classes: The class list.
+        path: The mask's file, for the message.
+
+    Raises:
+        DataError: When a value is neither 0 to C nor 255.
+    """
     present = np.unique(mask)
     outside = present[(present > classes.num_classes) & (present != IGNORE)].tolist()
     if not outside:

@@ -92,8 +92,8 @@ class PseudoMaskConfig(Config):
     corrections: str | None = Field(
         None,
         description="Folder of masks corrected by people, named and sized like the pseudo masks: 0 "
-        "to C override, 255 is untouched. A change of their content makes the masks anew. null: "
-        "none.",
+        "to C override, 254 ignores, 255 is untouched. A change of their content makes the masks "
+        "anew. null: none.",
     )
 
     def resolved(self, *, leaves_open: bool) -> PseudoMaskConfig:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,7 @@ from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.image_io import image_size, write_mask
 from wsseg.data.labels import IGNORE
 from wsseg.data.scores import load_scores
-from wsseg.pseudo.corrections import (
-    UNTOUCHED,
-    corrected,
-    correction_file,
-    corrections_fingerprint,
-    read_correction,
-)
+from wsseg.pseudo.corrections import corrections_fingerprint, find_corrections, read_correction
 from wsseg.pseudo.doubt import MaskEvidence, doubt_scores, mask_evidence
 from wsseg.pseudo.masks import PseudoMaskConfig, pseudo_mask
 from wsseg.rundir import StageDir
@@ -49,7 +42,7 @@ def pseudo(dataset: Dataset, config: PseudoMaskConfig, before: StageDir, stage: 
     started = time.perf_counter()
 
     scored = {sample.id for sample in before.usable(dataset.samples)}
-    found = {sample.id: _correction(config, sample) for sample in dataset.samples}
+    drawn = {} if config.corrections is None else find_corrections(config.corrections)
 
     def work(sample: Sample) -> dict[str, Any]:
         facts: dict[str, Any] = {}
@@ -59,15 +52,14 @@ def pseudo(dataset: Dataset, config: PseudoMaskConfig, before: StageDir, stage: 
             scores = replace(scores, size=mask.shape)
             mask = pseudo_mask(scores, config, sample.labels.tags)
             facts["evidence"] = asdict(mask_evidence(scores, mask, sample.labels.tags))
-        path = found[sample.id]
-        if path is not None:
-            correction = read_correction(path, sample, dataset.classes)
-            mask = corrected(mask, correction)
-            facts["corrected_frac"] = round(float((correction != UNTOUCHED).mean()), 5)
+        if sample.id in drawn:
+            given = read_correction(drawn[sample.id])
+            mask = given.over(mask)
+            facts["corrected_frac"] = round(float(given.is_given.mean()), 5)
         write_mask(stage.path / f"{sample.id}.png", mask)
         return facts
 
-    items = [s for s in dataset.samples if s.id in scored or found[s.id] is not None]
+    items = [s for s in dataset.samples if s.id in scored or s.id in drawn]
     stage.for_each(items, work, title="pseudo masks")
     _write_doubt(stage)
     stage.finish(seconds=time.perf_counter() - started)
@@ -90,11 +82,6 @@ def fingerprint_settings(config: PseudoMaskConfig) -> dict[str, Any]:
     if config.corrections is not None:
         content["corrections"] = corrections_fingerprint(config.corrections)
     return content
-
-
-def _correction(config: PseudoMaskConfig, sample: Sample) -> Path | None:
-    folder = config.corrections
-    return None if folder is None else correction_file(Path(folder), sample)
 
 
 def _write_doubt(stage: StageDir) -> None:

@@ -42,7 +42,7 @@ from wsseg.segment.forward import TorchForward
 from wsseg.segment.inference import predict_probabilities, resize_maps
 from wsseg.segment.losses.consistency import resized_images, scale_consistency
 from wsseg.segment.rounds_cleanup import crf_marginals
-from wsseg.segment.said import Said, over
+from wsseg.segment.said import Said
 from wsseg.training.config import TrainingConfig
 from wsseg.training.optim import parameter_groups
 
@@ -176,7 +176,7 @@ class Corrections:
         result = corrected(
             mask, values, classes, first=first, labels=sample.labels, config=self.rule
         )
-        result = over(result, self.said.pixels(sample, first))
+        result = self.said.pixels(sample, first).over(result)
         changed = int((result != mask).sum())
         if changed:
             write_mask(path, result)

@@ -28,7 +28,6 @@ from wsseg import console
 from wsseg.cues.segments_source import check_segments
 from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.image_io import image_size, read_mask, write_mask
-from wsseg.data.labels import IGNORE
 from wsseg.data.working import read_working_image
 from wsseg.errors import DataError
 from wsseg.localize.direct import has_kind
@@ -40,7 +39,7 @@ from wsseg.segment.forward import TorchForward
 from wsseg.segment.inference import predict_probabilities
 from wsseg.segment.rounds_cleanup import clean
 from wsseg.segment.rounds_config import ProposalsCleanup
-from wsseg.segment.said import Said, over
+from wsseg.segment.said import Said
 
 if TYPE_CHECKING:
     from torch import nn
@@ -230,12 +229,12 @@ def _relabel_image(
         possible = without_absent(draft, facts.labels).probabilities
         doubt = uncertainty(possible, facts, rounds.uncertainty)
         stored = _nearest(weight_bytes(doubt), size)
-        stored = np.where(given == IGNORE, stored, np.uint8(255))
+        stored = np.where(given.is_given, np.uint8(255), stored)
         write_mask(stage.file(WEIGHTS_FOLDER, sample.id, ".png"), stored, palette=False)
     mask = first_mask
     if rounds.masks == "predictions":
         mask = enforce(clean(draft, facts, rounds.cleanups).resized(size), sample.labels)
-        mask = over(mask, given)
+        mask = given.over(mask)
     write_mask(stage.path / f"{sample.id}.png", mask)
     return {"changed": round(float((mask != first_mask).mean()), 6)}
 

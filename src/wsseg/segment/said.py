@@ -1,4 +1,4 @@
-"""Pixels whose class a person gave: no self-training and no correction changes them.
+"""Pixels of which a person said something: no self-training and no correction changes them.
 
 From the weakest to the strongest: pixels under points and along scribbles; whole masks of images
 that a painted mask led (localizer `mixed`); corrections of pseudo masks by people.
@@ -6,15 +6,14 @@ that a painted mask led (localizer `mixed`); corrections of pseudo masks by peop
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-
-import numpy as np
 
 from wsseg.context import RunContext
 from wsseg.data.dataset import Sample
-from wsseg.data.image_io import read_mask
-from wsseg.data.labels import IGNORE
+from wsseg.pseudo.corrections import Given, find_corrections, read_correction
 from wsseg.segment.draft import Mask
 
 # The pixel that a point lies in, and the line of a scribble without its width.
@@ -28,7 +27,7 @@ class Said:
 
     Args:
         painted: Ids of the images whose first mask a person painted.
-        corrections_dir: Folder of corrections, ``ID.png`` with 255 where untouched; None: none.
+        corrections_dir: Folder of corrections, see `wsseg.pseudo.corrections`; None: none.
     """
 
     painted: frozenset[str] = frozenset()
@@ -46,51 +45,38 @@ class Said:
             painted = frozenset(key for key, kind in kinds.items() if kind == "masks")
         return cls(painted, context.corrections_dir)
 
-    def pixels(self, sample: Sample, first: Mask) -> Mask:
-        """Find the pixels of an image whose class a person gave.
+    @cached_property
+    def _corrections(self) -> Mapping[str, Path]:
+        """The files of the corrections by the ids of their images."""
+        return {} if self.corrections_dir is None else find_corrections(self.corrections_dir)
+
+    def pixels(self, sample: Sample, first: Mask) -> Given:
+        """Find the pixels of an image of which a person said something.
 
         Args:
             sample: The image.
             first: (H, W) uint8, its first pseudo mask.
 
         Returns:
-            (H, W) uint8 class ids, 255 where nobody said.
+            What was said; pixels that a correction ignores are among it.
 
         Raises:
             DataError: When a correction cannot be read.
         """
-        found = np.full(first.shape, IGNORE, np.uint8)
+        found = Given.nothing(first.shape)
         labels = sample.labels
         if labels.points is not None or labels.scribbles is not None:
             from wsseg.localize.points.seed_map import draw_seeds
 
-            found = draw_seeds(
+            seeds = draw_seeds(
                 labels,
                 (first.shape[0], first.shape[1]),
                 point_radius_px=_POINT_RADIUS_PX,
                 scribble_width_px=_SCRIBBLE_WIDTH_PX,
             )
+            found = Given.of_mask(seeds)
         if sample.id in self.painted:
-            found = over(found, first)
-        if self.corrections_dir is not None:
-            path = self.corrections_dir / f"{sample.id}.png"
-            if path.is_file():
-                found = over(found, read_mask(path))
+            found = found.also(Given.of_mask(first))
+        if sample.id in self._corrections:
+            found = found.also(read_correction(self._corrections[sample.id]))
         return found
-
-
-def over(mask: Mask, given: Mask) -> Mask:
-    """Lay pixels that are known over a mask of the same size.
-
-    Args:
-        mask: (H, W) uint8.
-        given: (H, W) uint8, 255 where nothing is known.
-
-    Returns:
-        (H, W) uint8.
-
-    Example:
-        >>> over(np.array([[0, 1, 255]], np.uint8), np.array([[255, 2, 0]], np.uint8)).tolist()
-        [[0, 2, 0]]
-    """
-    return np.where(given == IGNORE, mask, given)
