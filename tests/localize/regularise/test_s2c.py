@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 
 from wsseg.context import RunContext
-from wsseg.cues.segments import Segments
+from wsseg.cues.peaks import map_peaks
+from wsseg.cues.protocol import CueInputs
+from wsseg.cues.segments import Segments, open_segments
 from wsseg.cues.segments_folder import LabelMapSegments
 from wsseg.data.colour import normalise
 from wsseg.data.scores import load_scores
@@ -197,6 +199,71 @@ def test_padding_and_images_with_a_class_without_segment_or_peak_are_left_out():
     assert (none == 2).all()
 
 
+def two_peaks():
+    """An animal with the highest peak, ground with a stray one, and another part of the animal."""
+    labels = np.zeros((40, 60), np.int32)
+    labels[20:], labels[4:12, 4:14], labels[4:12, 40:50] = 1, 2, 3
+    maps = np.zeros((1, 40, 60), np.float32)
+    maps[0, 20:] = 0.1
+    maps[0, 30, 30] = 0.9
+    maps[0, 4:12, 4:14], maps[0, 6, 8] = 0.6, 1.0
+    maps[0, 4:12, 40:50], maps[0, 6, 44] = 0.4, 0.7
+    return maps, labels
+
+
+def test_a_stray_peak_does_not_take_its_whole_segment_where_there_are_no_logits():
+    maps, labels = two_peaks()
+    tags = np.array([True])
+    found = prompted_classes(maps, tags, LabelMapSegments(labels), PeakRule())
+    np.testing.assert_array_equal(found, np.where(labels >= 2, 0, 1))
+    # Means: 0.605 on the animal, 0.40375 on its other part, 0.10 on the ground.
+    strict = prompted_classes(maps, tags, LabelMapSegments(labels), PeakRule(min_support=0.7))
+    np.testing.assert_array_equal(strict, np.where(labels == 2, 0, 1))
+    loose = prompted_classes(maps, tags, LabelMapSegments(labels), PeakRule(min_support=0))
+    np.testing.assert_array_equal(loose, np.where(labels > 0, 0, 1))
+
+
+def test_every_segment_of_a_class_competes_with_its_own_mean():
+    """Joined, the first class would win the shared part by the mean of its strong segment."""
+    maps, labels = two_peaks()
+    maps = np.stack([maps[0], np.where(labels == 3, 0.5, 0).astype(np.float32)])
+    opened = LabelMapSegments(labels)
+    found = prompted_classes(maps, np.array([True, True]), opened, PeakRule())
+    expected = np.select([labels == 2, labels == 3], [0, 1], 2)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_where_the_highest_peak_lies_in_no_segment_the_next_one_leads():
+    maps, labels = two_peaks()
+    labels[labels == 2] = 0
+    maps[0, 6, 44] = 0.95
+    found = prompted_classes(maps, np.array([True]), LabelMapSegments(labels), PeakRule())
+    np.testing.assert_array_equal(found, np.where(labels == 3, 0, 1))
+
+
+def test_a_stray_peak_does_not_take_its_whole_segment_of_the_superpixel_tree():
+    maps, labels = two_peaks()
+    scale = 4
+    maps, labels = (np.kron(a, np.ones((scale, scale), a.dtype)) for a in (maps[0], labels))
+    colours = np.array([[60, 60, 60], [90, 140, 60], [220, 80, 60], [220, 80, 60]], np.uint8)
+    opened = open_segments(colours[labels], "superpixels")
+    peaks = map_peaks(maps, 20, 0.5)
+    assert {int(labels[int(y), int(x)]) for x, y in peaks} == {1, 2, 3}
+    found = prompted_classes(maps[None], np.array([True]), opened, PeakRule(20, 0.5))
+    assert (found[labels == 2] == 0).mean() > 0.9
+    assert (found[labels == 3] == 0).mean() > 0.9
+    assert (found[labels <= 1] == 0).mean() < 0.02
+
+
+def test_with_logits_all_peaks_of_a_class_stay_one_prompt():
+    maps, labels = two_peaks()
+    mask = labels[None] > 0
+    opened = Prepared(Segments.of_masks(mask, np.ones(1), mask.astype(np.float32)))
+    found = prompted_classes(maps, np.array([True]), opened, PeakRule())
+    assert [len(prompt.points) for prompt in opened.asked] == [3]
+    np.testing.assert_array_equal(found, np.where(labels > 0, 0, 1))
+
+
 def test_crops_come_back_from_their_normalised_form():
     image = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
     np.testing.assert_array_equal(crop_pixels(normalise(image)[None])[0], image)
@@ -254,6 +321,36 @@ def test_maps_are_prompts_from_the_third_epoch_on(make_net, batch):
     # The compared layer stands before the class maps, and all of it learns.
     assert net.head[0].weight.shape[0] == 8
     assert all(parameter.grad.abs().sum() > 0 for parameter in net.head.parameters())
+
+
+def test_with_a_known_layer_before_the_maps_both_are_what_its_weights_say(make_net, batch):
+    """Against the layer written out in float64: ReLU(W f) is compared, V of it are the maps."""
+    settings = {"name": "s2c", "dim": 4, "segments": FOLDER, "cpm_weight": 0, "temperature": 2.0}
+    net = make_net(settings).train()
+    rng = np.random.default_rng(3)
+    embed = rng.normal(size=(4, net.head[0].in_channels))
+    embed[0] = np.abs(embed[0])  # no cell without any feature, whose direction is not defined
+    classify = np.array([[1.0, 0, 0, 0], [0, -2.0, 0.5, 0], [0, 0, 0, 3.0]])
+    with torch.no_grad():
+        net.head[0].weight.copy_(torch.from_numpy(embed)[..., None, None])
+        net.head[2].weight.copy_(torch.from_numpy(classify)[..., None, None])
+        features = net.features(batch["image"]).double().numpy()
+        maps = net.maps(batch["image"]).double().numpy()
+    hidden = np.maximum(np.einsum("dc,nchw->ndhw", embed, features), 0)
+    expected = np.einsum("kd,ndhw->nkhw", classify, hidden)
+    np.testing.assert_allclose(maps, expected, atol=1e-3 * np.abs(expected).max())
+    batch = with_segments(batch) | {"valid": torch.ones(4, 1, 64, 64)}
+    found = net.loss(batch)["s2c_ssc"].item()
+    contrast, _ = reference_contrast(hidden, batch["segments"][:, 0].numpy(), 2.0, 1)
+    assert found == pytest.approx(contrast, rel=1e-3)
+
+
+def test_prompts_that_would_never_begin_are_told(make_net, make_dataset, caplog, tmp_path):
+    inputs = CueInputs(make_dataset({"a": {"tags": {1}}}), tmp_path)
+    for start, is_told in ((1, False), (2, True)):
+        net = make_net({"name": "s2c", "segments": FOLDER, "start_epoch": start})
+        net.regularisers[0].aligned_maps(inputs)
+        assert ("there are 2 epochs: maps will never ask" in caplog.text) is is_told
 
 
 def test_the_layer_is_left_out_where_the_features_themselves_are_compared(make_net, batch):

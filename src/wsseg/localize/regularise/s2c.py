@@ -12,11 +12,13 @@ See `wsseg.localize.regularise.s2c_losses` and `wsseg.localize.regularise.s2c_ta
 
 Differences: any backend of `wsseg.cues.segments`, of which the last answer to a prompt counts (the
 whole object; the code's third of three); a backend without logits counts as a logit of 1 in its
-masks; crops of any shape; padding counts in no loss; an image with a class for which no segment is
-found takes no part in the second loss, instead of teaching that the class is not there; peaks at
-the edge of the image count. The classes of the contrast are the segments of the image alone, and
-not what lies in none. `dim` puts a layer with rectification between backbone and class maps, as in
-the code; null compares the backbone's features.
+masks, and is asked by every peak on its own, of which those of little support are left out
+(`min_support`), as nothing else says that a segment does not belong to the class; crops of any
+shape; padding counts in no loss; an image with a class for which no segment is found takes no part
+in the second loss, instead of teaching that the class is not there; peaks at the edge of the image
+count. The classes of the contrast are the segments of the image alone, and not what lies in none.
+`dim` puts a layer with rectification between backbone and class maps, as in the code; null compares
+the backbone's features.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from wsseg import registry
+from wsseg import console, registry
 from wsseg.config import MethodConfig
 from wsseg.cues.segments import SegmentsField
 from wsseg.cues.segments_config import Superpixels
@@ -83,7 +85,11 @@ class S2c(MethodConfig):
         1.0, ge=0, le=100, description="Weight of the prompting by class maps; 0: none."
     )
     start_epoch: int = Field(
-        2, ge=0, le=100_000, description="Epoch, from 0, from which maps are prompts."
+        2,
+        ge=0,
+        le=100_000,
+        description="Epoch, from 0, from which maps are prompts; 2 is for pre-trained weights. "
+        "From scratch maps are wrong for longer: about half of the epochs.",
     )
     scales: tuple[Annotated[float, Field(gt=0, le=8)], ...] = Field(
         (0.5, 1.0, 1.5, 2.0),
@@ -92,6 +98,14 @@ class S2c(MethodConfig):
     )
     min_peak: float = Field(0.5, ge=0, le=1, description="Least value of a second peak.")
     peak_distance_px: int = Field(20, ge=1, le=1000, description="Peaks are farther apart.")
+    min_support: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Backends without logits (superpixels, folder): the segment of a further peak "
+        "counts when the mean of the map over it is at least this share of the mean over the "
+        "segment of the highest peak; 0: all count.",
+    )
 
 
 class _Shared(dict[Any, Any]):
@@ -107,6 +121,7 @@ class S2cRegulariser(Regulariser):
     config_class: ClassVar[type[MethodConfig]] = S2c
     config: S2c
     epoch: int = 0
+    epochs: int | None = None
 
     def __init__(self, config: S2c) -> None:
         super().__init__(config)
@@ -120,6 +135,7 @@ class S2cRegulariser(Regulariser):
         """
         from wsseg.nets.cam_head import ClassMapNet
 
+        self.epochs = config.training.epochs
         if self.config.dim is not None and type(net) is not ClassMapNet:
             raise RecipeError(
                 "dim of s2c puts a layer in front of the class maps, which localizer "
@@ -151,6 +167,12 @@ class S2cRegulariser(Regulariser):
         """Ask for the map of segments of every training image."""
         from wsseg.cues.segments_source import SegmentMaps
 
+        config = self.config
+        if config.cpm_weight > 0 and self.epochs is not None and config.start_epoch >= self.epochs:
+            console.warning(
+                f"start_epoch of s2c is {config.start_epoch}, and there are {self.epochs} epochs: "
+                "maps will never ask for segments. Lower start_epoch, or set cpm_weight to 0."
+            )
         maps = SegmentMaps(
             self._settings(),
             inputs.folder / "segments",
@@ -211,7 +233,7 @@ class S2cRegulariser(Regulariser):
         crops = crop_pixels(batch["image"].float().cpu().numpy())
         device = "cpu" if batch["image"].device.type == "cpu" else str(batch["image"].device)
         backend = registry.load("segments", str(settings.model_dump()["name"]))
-        rule = PeakRule(self.config.peak_distance_px, self.config.min_peak)
+        rule = PeakRule(self.config.peak_distance_px, self.config.min_peak, self.config.min_support)
         rows = []
         for index, crop in enumerate(crops):
             # Segments that belong to files cannot be had for a crop: those of the map answer.
