@@ -7,7 +7,7 @@ import pytest
 
 from wsseg.cues.lab import lab_image
 from wsseg.cues.superpixels import SuperpixelConfig, superpixels
-from wsseg.data.labels import Points, Scribbles, WeakLabels
+from wsseg.data.labels import Boxes, Points, Scribbles, WeakLabels
 from wsseg.localize.direct import LocalizeContext
 from wsseg.localize.points.geodesic import Geodesic, adjacency, geodesic, nearest_class
 from wsseg.localize.points.random_walker_seeds import (
@@ -16,8 +16,11 @@ from wsseg.localize.points.random_walker_seeds import (
     first_reached,
     random_walker_seeds,
 )
-from wsseg.localize.points.seed_map import draw_seeds
+from wsseg.localize.points.seed_map import draw_marks, draw_seeds
 from wsseg.localize.scribbles.grabcut_scribbles import GrabcutScribbles, grabcut_scribbles
+from wsseg.localize.scribbles.graphnet import graphnet
+from wsseg.localize.scribbles.label_propagation import label_propagation
+from wsseg.localize.scribbles.scribblesup import scribblesup
 
 
 def hard(scores) -> np.ndarray:
@@ -99,6 +102,62 @@ def test_seeds_of_one_class_alone_stay_as_they_are(method, discs):
     scores = method(image, labels, config=config_class(background="none"), context=context)
     assert np.array_equal(hard(scores), draw_seeds(labels, (60, 90)))
     assert "only the seeds were kept" in context.facts["notes"][-1]
+
+
+GROWERS = [*METHODS, graphnet, label_propagation, scribblesup]
+
+
+@pytest.mark.parametrize("method", GROWERS)
+def test_pixels_that_two_classes_claim_stay_open(method, discs):
+    image, _, labels = discs
+    strokes = (*labels.scribbles.lines, [[20, 24], [30, 36]], [[20, 36], [30, 24]])
+    crossing = WeakLabels(scribbles=Scribbles(strokes, [1, 2, 0, 1, 2]))
+    marks = draw_marks(crossing, (60, 90))
+    found = hard(method(image, crossing))
+    assert marks.contested.any()
+    assert (found[marks.contested] == 255).all()
+    sure = marks.seeds != 255
+    np.testing.assert_array_equal(found[sure], marks.seeds[sure])
+
+
+@pytest.mark.parametrize("method", GROWERS)
+@pytest.mark.parametrize("tags", [{1, 2, 3}, {1, 2}])
+def test_a_tagged_class_without_a_seed_leaves_no_background_but_what_was_marked(
+    method, tags, discs
+):
+    image, truth, labels = discs
+    context = LocalizeContext()
+    labels = WeakLabels(tags=tags, scribbles=labels.scribbles)
+    found = hard(method(image, labels, context=context))
+    is_open = tags == {1, 2, 3}
+    marked = draw_seeds(labels, (60, 90)) == 0
+    assert (found[marked] == 0).all()
+    assert (found[~marked] == 0).any() != is_open
+    assert (found[truth == 1] == 1).mean() > 0.6
+    told = any("class(es) 3 have no seed" in note for note in context.facts.get("notes", []))
+    assert told == is_open
+
+
+@pytest.mark.parametrize("method", GROWERS)
+def test_automatic_background_is_only_to_grow_against_where_a_class_has_no_seed(method, discs):
+    image, truth, _ = discs
+    labels = WeakLabels(tags={1, 2}, points=Points([[25, 30]], [1]))
+    found = hard(method(image, labels))
+    assert set(np.unique(found)) == {1, 255}
+    assert (found[truth == 1] == 1).mean() > 0.3
+
+
+@pytest.mark.parametrize("method", [graphnet, label_propagation])
+def test_points_that_contradict_each_other_do_not_become_what_the_boxes_say(method, discs):
+    image, _, _ = discs
+    twice = Points([[25, 3], [25, 3], [25, 30]], [1, 2, 1])
+    boxes = Boxes([[9, 14, 41, 46], [49, 14, 81, 46]], [1, 2])
+    labels = WeakLabels(points=twice, boxes=boxes)
+    found = hard(method(image, labels))
+    contested = draw_marks(labels, (60, 90)).contested
+    assert contested[3, 25]
+    assert (found[contested] == 255).all()
+    assert (found[0, 50:] == 0).all()
 
 
 def test_the_walk_solves_the_harmonic_equations():

@@ -5,10 +5,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from wsseg.cues.superpixels import superpixels
 from wsseg.data.labels import Points, Scribbles, WeakLabels
 from wsseg.localize.direct import LocalizeContext
 from wsseg.localize.points.seed_map import (
     border_background,
+    draw_marks,
     draw_seeds,
     fill_from_seeds,
     seeds_of,
@@ -149,3 +151,42 @@ def test_seeds_are_the_marked_pixels_and_the_rest_is_unknown():
     drawn = draw_seeds(labels, SIZE)
     assert np.array_equal(scores.values[1] == 1, drawn == 4)
     assert np.array_equal(scores.unknown, drawn == 255)
+
+
+def contradicting() -> WeakLabels:
+    """Two points on one pixel at the border, and one of class 1 in the middle."""
+    return points(((1.5, 20.5), 1), ((1.5, 20.5), 2), ((20.5, 20.5), 1))
+
+
+def test_what_two_classes_claim_is_told_apart_from_what_nobody_marked():
+    seeds_map, contested = draw_marks(contradicting(), (40, 40), point_radius_px=2)
+    rows, columns = np.mgrid[:40, :40]
+    np.testing.assert_array_equal(contested, (rows - 20) ** 2 + (columns - 1) ** 2 <= 4)
+    assert (seeds_map[contested] == 255).all()
+    # A nearer point settles it.
+    labels = points(((5.5, 5.5), 1), ((9.5, 5.5), 2), ((7.5, 5.5), 1))
+    assert draw_marks(points(*[((5.5, 5.5), 1), ((9.5, 5.5), 2)]), SIZE).contested[5, 7]
+    assert not draw_marks(labels, SIZE).contested[5, 7]
+    crossing = Scribbles(([[5.5, 8.5], [15.5, 8.5]], [[10.5, 3.5], [10.5, 13.5]]), [1, 2])
+    found = draw_marks(WeakLabels(scribbles=crossing), SIZE).contested
+    assert found[7:10, 9:12].all()
+    assert found.sum() == 9
+
+
+def test_a_superpixel_that_two_classes_claim_is_no_automatic_background():
+    image = np.zeros((40, 40, 3), np.uint8)
+    found = seeds_of(image, contradicting(), Seeds(background="border", point_radius_px=2))
+    cells = superpixels(image, Seeds().superpixels)
+    assert (found[cells == cells[20, 1]] == 255).all()
+    assert (found[0] == 0).all()
+
+
+def test_the_border_is_no_background_where_a_tagged_class_has_no_seed():
+    image = np.random.default_rng(0).integers(0, 255, (40, 40, 3)).astype(np.uint8)
+    marked = Points([[20, 20]], [1])
+    config, context = Seeds(background="border"), LocalizeContext()
+    found = seeds_of(image, WeakLabels(tags={1, 2}, points=marked), config, context)
+    assert set(np.unique(found)) == {1, 255}
+    assert "may be that class" in context.facts["notes"][0]
+    for tags in (None, {1}):
+        assert (seeds_of(image, WeakLabels(tags=tags, points=marked), config)[0] == 0).all()

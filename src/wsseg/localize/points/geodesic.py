@@ -23,6 +23,7 @@ from wsseg.cues.superpixels import SuperpixelConfig, superpixels
 from wsseg.data.labels import BACKGROUND, IGNORE, WeakLabels
 from wsseg.data.scores import Scores
 from wsseg.localize.direct import LocalizeContext, scores_of_mask
+from wsseg.localize.points.left_open import left_open
 from wsseg.localize.points.seed_map import (
     SeedLocalizerConfig,
     SeedMap,
@@ -77,19 +78,20 @@ def geodesic(
     Returns:
         Scores (K, H, W) of 0 and 1; doubtful pixels are 0 in all rows.
     """
-    seeds = seeds_of(image, labels, config, context)
+    seeds = seeds_of(image, labels, config, context, stand_in=True)
     reason = fill_from_seeds(seeds)
     if reason:
         if context is not None:
             context.note(f"{reason}; only the seeds were kept")
-        return scores_of_mask(seeds)
+        return left_open(scores_of_mask(seeds), labels, config, context)
     cells = superpixels(image, config.superpixels)
     class_ids = np.array(sorted(set(np.unique(seeds).tolist()) - {IGNORE}), np.uint8)
     graph = adjacency(image, cells, config.step)
     mask = nearest_class(graph, cells, seeds, class_ids, config.min_lead)[cells]
     pinned = seeds != IGNORE
     mask[pinned] = seeds[pinned]
-    return scores_of_mask(mask, (*class_ids.tolist(), BACKGROUND))
+    scores = scores_of_mask(mask, (*class_ids.tolist(), BACKGROUND))
+    return left_open(scores, labels, config, context)
 
 
 def adjacency(

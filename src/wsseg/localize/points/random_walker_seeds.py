@@ -22,6 +22,7 @@ from wsseg.data.scores import Scores
 from wsseg.kernels.seeded_walk import seeded_walk
 from wsseg.localize.boxes.grabcut_segment import resized_image, shrink_factor
 from wsseg.localize.direct import LocalizeContext, scaled_labels, scores_of_mask
+from wsseg.localize.points.left_open import left_open
 from wsseg.localize.points.seed_map import (
     SeedLocalizerConfig,
     SeedMap,
@@ -74,12 +75,12 @@ def random_walker_seeds(
     Returns:
         Scores (K, H, W): probabilities; doubtful pixels are 0 in all rows.
     """
-    seeds = seeds_of(image, labels, config, context)
+    seeds = seeds_of(image, labels, config, context, stand_in=True)
     reason = fill_from_seeds(seeds)
     if reason:
         if context is not None:
             context.note(f"{reason}; only the seeds were kept")
-        return scores_of_mask(seeds)
+        return left_open(scores_of_mask(seeds), labels, config, context)
     import cv2
 
     size = (image.shape[0], image.shape[1])
@@ -93,7 +94,7 @@ def random_walker_seeds(
     full[:, full.max(axis=0) < config.min_confidence] = 0.0
     pinned = seeds != IGNORE
     full[:, pinned] = class_ids[:, None] == seeds[pinned]
-    return Scores(full, class_ids, size)
+    return left_open(Scores(full, class_ids, size), labels, config, context)
 
 
 def coarse_seeds(

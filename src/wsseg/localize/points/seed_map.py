@@ -7,12 +7,13 @@ half the width away. Pixels that two classes claim are unknown; between the disc
 nearer one wins.
 
 Where nobody marked background, superpixels at the border of the image that hold no seed may stand
-in for it: objects are rarely cut off on all sides.
+in for it: objects are rarely cut off on all sides. Not so superpixels that two classes claim, and
+none where a tagged class has no seed in the image, because they may be that class.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,18 @@ from wsseg.localize.direct import DirectLocalizerConfig, LocalizeContext
 
 SeedMap = npt.NDArray[np.uint8]
 """(H, W): 0 background, class ids, 255 where nothing is known."""
+
+
+class Marks(NamedTuple):
+    """What points and scribbles say about pixels.
+
+    Attributes:
+        seeds: (H, W) uint8: 0 background, class ids, 255 where nothing is known.
+        contested: (H, W) bool, True where two classes claim a pixel; nothing is known there.
+    """
+
+    seeds: SeedMap
+    contested: npt.NDArray[np.bool_]
 
 
 class SeedLocalizerConfig(DirectLocalizerConfig):
@@ -55,7 +68,7 @@ def draw_seeds(
     scribble_width_px: float = 3.0,
     context: LocalizeContext | None = None,
 ) -> SeedMap:
-    """Draw points and scribbles.
+    """Draw points and scribbles; see `draw_marks`.
 
     Args:
         labels: Labels in pixels of the image.
@@ -72,17 +85,53 @@ def draw_seeds(
         >>> draw_seeds(labels, (1, 5), point_radius_px=1).tolist()
         [[4, 4, 4, 255, 255]]
     """
-    seeds = np.full(size, IGNORE, np.uint8)
+    return draw_marks(
+        labels,
+        size,
+        point_radius_px=point_radius_px,
+        scribble_width_px=scribble_width_px,
+        context=context,
+    ).seeds
+
+
+def draw_marks(
+    labels: WeakLabels,
+    size: tuple[int, int],
+    *,
+    point_radius_px: float = 3.0,
+    scribble_width_px: float = 3.0,
+    context: LocalizeContext | None = None,
+) -> Marks:
+    """Draw points and scribbles, and tell where they contradict each other.
+
+    Args:
+        labels: Labels in pixels of the image.
+        size: (H, W) of the image.
+        point_radius_px: Radius of points.
+        scribble_width_px: Width of scribbles.
+        context: Learns of points outside of the image.
+
+    Returns:
+        The seeds, and the pixels that two classes claim.
+
+    Example:
+        >>> labels = WeakLabels(points=Points([[0.5, 0.5], [2.5, 0.5]], [4, 7]))
+        >>> marks = draw_marks(labels, (1, 5), point_radius_px=1)
+        >>> marks.seeds.tolist(), marks.contested.astype(int).tolist()
+        ([[4, 255, 7, 7, 255]], [[0, 1, 0, 0, 0]])
+    """
+    marks = Marks(np.full(size, IGNORE, np.uint8), np.zeros(size, np.bool_))
     if labels.points is not None:
-        _draw_points(seeds, labels.points, point_radius_px, context)
+        _draw_points(marks, labels.points, point_radius_px, context)
     if labels.scribbles is not None:
-        _draw_scribbles(seeds, labels.scribbles, scribble_width_px / 2)
-    return seeds
+        _draw_scribbles(marks, labels.scribbles, scribble_width_px / 2)
+    return marks
 
 
 def _draw_points(
-    seeds: SeedMap, points: Points, radius: float, context: LocalizeContext | None
+    marks: Marks, points: Points, radius: float, context: LocalizeContext | None
 ) -> None:
+    seeds, contested = marks
     height, width = seeds.shape
     x, y = points.xy.T
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
@@ -95,16 +144,17 @@ def _draw_points(
         centre = np.floor(xy) + 0.5
         window = _window(centre[None], radius, seeds.shape)
         squared = _squared_distance(window, centre, centre)
-        part, best = seeds[window], nearest[window]
+        part, best, tie = seeds[window], nearest[window], contested[window]
         closer = (squared <= radius**2) & (squared < best)
         tied = (squared <= radius**2) & (squared == best) & (part != class_id)
-        part[closer], best[closer] = class_id, squared[closer]
-        part[tied] = IGNORE
+        part[closer], best[closer], tie[closer] = class_id, squared[closer], False
+        part[tied], tie[tied] = IGNORE, True
 
 
-def _draw_scribbles(seeds: SeedMap, scribbles: Scribbles, radius: float) -> None:
+def _draw_scribbles(marks: Marks, scribbles: Scribbles, radius: float) -> None:
+    seeds = marks.seeds
     drawn = np.full(seeds.shape, IGNORE, np.uint8)
-    contested = np.zeros(seeds.shape, np.bool_)
+    contested = marks.contested.copy()
     for line, class_id in zip(scribbles.lines, scribbles.class_ids.tolist(), strict=True):
         stroke = stroke_mask(line, radius, (seeds.shape[0], seeds.shape[1]))
         contested |= stroke & (drawn != IGNORE) & (drawn != class_id)
@@ -113,6 +163,7 @@ def _draw_scribbles(seeds: SeedMap, scribbles: Scribbles, radius: float) -> None
     contested |= is_drawn & (seeds != IGNORE) & (seeds != drawn)
     seeds[is_drawn] = drawn[is_drawn]
     seeds[contested] = IGNORE
+    marks.contested[:] = contested
 
 
 def stroke_mask(
@@ -173,6 +224,8 @@ def seeds_of(
     labels: WeakLabels,
     config: SeedLocalizerConfig,
     context: LocalizeContext | None = None,
+    *,
+    stand_in: bool = False,
 ) -> SeedMap:
     """Draw the seeds of an image, background included where the settings ask for it.
 
@@ -181,11 +234,14 @@ def seeds_of(
         labels: Its labels, in pixels of the image.
         config: How seeds are drawn.
         context: Takes notes.
+        stand_in: Let superpixels at the border stand in for all that is not seeded even where a
+            tagged class has no seed, so that the others have something to grow against. The
+            caller passes the result to `wsseg.localize.points.left_open.left_open`.
 
     Returns:
         (H, W) uint8: 0 background, class ids, 255 where nothing is known.
     """
-    seeds = draw_seeds(
+    seeds, contested = draw_marks(
         labels,
         (image.shape[0], image.shape[1]),
         point_radius_px=config.point_radius_px,
@@ -193,18 +249,31 @@ def seeds_of(
         context=context,
     )
     is_marked = bool((seeds == BACKGROUND).any())
-    if config.background == "border" and not is_marked and (seeds != IGNORE).any():
-        border = border_background(image, seeds, config.superpixels)
-        seeds[border] = BACKGROUND
+    if config.background != "border" or is_marked or not (seeds != IGNORE).any():
+        return seeds
+    if unseeded_classes(labels, seeds) and not stand_in:
         if context is not None:
-            context.facts["automatic_background"] = round(float(border.mean()), 4)
-            if not border.any():
-                context.note("no background is known: every superpixel at the border has a seed")
+            context.note("a tagged class has no seed, so the border may be that class")
+        return seeds
+    border = border_background(image, seeds, config.superpixels, contested)
+    seeds[border] = BACKGROUND
+    if context is not None:
+        context.facts["automatic_background"] = round(float(border.mean()), 4)
+        if not border.any():
+            context.note("no background is known: every superpixel at the border has a seed")
     return seeds
 
 
+def unseeded_classes(labels: WeakLabels, seeds: SeedMap) -> frozenset[int]:
+    """List the tagged classes that no seed of the image shows: they may be anywhere."""
+    return (labels.tags or frozenset()) - frozenset(np.unique(seeds).tolist())
+
+
 def border_background(
-    image: npt.NDArray[np.uint8], seeds: SeedMap, config: SuperpixelConfig = SuperpixelConfig()
+    image: npt.NDArray[np.uint8],
+    seeds: SeedMap,
+    config: SuperpixelConfig = SuperpixelConfig(),
+    contested: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.bool_]:
     """Find the superpixels at the border of the image that hold no seed.
 
@@ -212,6 +281,7 @@ def border_background(
         image: (H, W, 3) uint8 RGB.
         seeds: (H, W) uint8, 255 where nothing is known.
         config: Which superpixels.
+        contested: (H, W) bool, pixels that two classes claim: some seed is there, too.
 
     Returns:
         (H, W) bool.
@@ -221,6 +291,8 @@ def border_background(
     at_border = np.zeros(int(cells.max()) + 1, np.bool_)
     at_border[edge] = True
     at_border[cells[seeds != IGNORE]] = False
+    if contested is not None:
+        at_border[cells[contested]] = False
     return np.asarray(at_border[cells], np.bool_)
 
 

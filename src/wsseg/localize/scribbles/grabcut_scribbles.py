@@ -29,6 +29,7 @@ from wsseg.localize.boxes.grabcut_segment import (
     shrink_factor,
 )
 from wsseg.localize.direct import LocalizeContext, scores_of_mask
+from wsseg.localize.points.left_open import left_open
 from wsseg.localize.points.random_walker_seeds import coarse_seeds
 from wsseg.localize.points.seed_map import SeedLocalizerConfig, SeedMap, fill_from_seeds, seeds_of
 
@@ -75,11 +76,11 @@ def grabcut_scribbles(
         Scores (K, H, W) of 0 and 1; contested pixels are 0 in all rows.
     """
     context = context or LocalizeContext()
-    seeds = seeds_of(image, labels, config, context)
+    seeds = seeds_of(image, labels, config, context, stand_in=True)
     reason = fill_from_seeds(seeds)
     if reason:
         context.note(f"{reason}; only the seeds were kept")
-        return scores_of_mask(seeds)
+        return left_open(scores_of_mask(seeds), labels, config, context)
     size = (image.shape[0], image.shape[1])
     small = resized_image(image, shrink_factor(size, config.max_side_px))
     coarse = coarse_seeds(seeds, labels, config, (small.shape[0], small.shape[1]))
@@ -99,7 +100,7 @@ def grabcut_scribbles(
         context.note(f"class(es) {', '.join(map(str, kept_alone))} keep their seeds alone")
     pinned = seeds != IGNORE
     mask[pinned] = seeds[pinned]
-    return scores_of_mask(mask, classes)
+    return left_open(scores_of_mask(mask, classes), labels, config, context)
 
 
 def _cut_class(

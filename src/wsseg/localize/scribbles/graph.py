@@ -15,7 +15,7 @@ import numpy.typing as npt
 from wsseg.data.labels import BACKGROUND, IGNORE, WeakLabels
 from wsseg.localize.boxes.windows import front_last, outside_of_boxes
 from wsseg.localize.direct import LocalizeContext
-from wsseg.localize.points.seed_map import SeedLocalizerConfig, SeedMap, draw_seeds, seeds_of
+from wsseg.localize.points.seed_map import SeedLocalizerConfig, SeedMap, draw_marks, seeds_of
 
 Ints = npt.NDArray[np.int64]
 
@@ -122,16 +122,16 @@ def seeds_with_boxes(
 
     Returns:
         (H, W) uint8: 0 background, class ids, 255 where nothing is known. Points and scribbles win
-        over boxes.
+        over boxes, also where they contradict each other.
     """
     if labels.boxes is None or not len(labels.boxes):
-        return seeds_of(image, labels, config, context)
+        return seeds_of(image, labels, config, context, stand_in=True)
     size = (image.shape[0], image.shape[1])
     seeds = np.full(size, outside_of_boxes(labels, size, context), np.uint8)
     for window in front_last(labels, size, context):
         seeds[window.slices] = IGNORE
         seeds[window.inner(inner_frac).slices] = window.class_id
-    drawn = draw_seeds(
+    drawn, contested = draw_marks(
         labels,
         size,
         point_radius_px=config.point_radius_px,
@@ -139,6 +139,7 @@ def seeds_with_boxes(
         context=context,
     )
     merged: SeedMap = np.where(drawn == IGNORE, seeds, drawn)
+    merged[contested] = IGNORE
     return merged
 
 

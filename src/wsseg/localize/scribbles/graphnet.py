@@ -31,6 +31,7 @@ from pydantic import Field
 from wsseg.data.labels import WeakLabels
 from wsseg.data.scores import Scores
 from wsseg.localize.direct import LocalizeContext, scores_of_mask
+from wsseg.localize.points.left_open import left_open
 from wsseg.localize.points.seed_map import fill_from_seeds
 from wsseg.localize.scribbles.affinity_graph import (
     AffinityGraphConfig,
@@ -116,7 +117,7 @@ def graphnet(
     reason = fill_from_seeds(seeds)
     if reason:
         context.note(f"{reason}; only the seeds were kept")
-        return scores_of_mask(seeds)
+        return left_open(scores_of_mask(seeds), labels, config, context)
     nodes = image_nodes(image, seeds, config)
     graph, features = graph_of(image, nodes, config)
     if config.backbone is not None:
@@ -127,7 +128,8 @@ def graphnet(
     targets[nodes.seeds == 255] = -1
     seed = zlib.crc32(f"{context.seed}/{context.sample_id}".encode())
     values = learn(normalised(graph), standardised(features), targets, config, seed)
-    return scores_of_nodes(nodes, class_ids, values, config.min_confidence)
+    scores = scores_of_nodes(nodes, class_ids, values, config.min_confidence)
+    return left_open(scores, labels, config, context)
 
 
 def normalised(affinities: csr_array) -> csr_array:

@@ -23,6 +23,7 @@ from pydantic import Field
 from wsseg.data.labels import WeakLabels
 from wsseg.data.scores import Scores
 from wsseg.localize.direct import LocalizeContext, scores_of_mask
+from wsseg.localize.points.left_open import left_open
 from wsseg.localize.points.seed_map import fill_from_seeds
 from wsseg.localize.scribbles.affinity_graph import (
     AffinityGraphConfig,
@@ -73,7 +74,7 @@ def label_propagation(
     if reason:
         if context is not None:
             context.note(f"{reason}; only the seeds were kept")
-        return scores_of_mask(seeds)
+        return left_open(scores_of_mask(seeds), labels, config, context)
     nodes = image_nodes(image, seeds, config)
     graph, _ = graph_of(image, nodes, config)
     class_ids = seed_classes(nodes.seeds)
@@ -83,7 +84,8 @@ def label_propagation(
     values = propagate(graph, given, config.alpha)
     sums = values.sum(axis=1, keepdims=True)
     values = np.divide(values, sums, out=np.zeros_like(values), where=sums > 0)
-    return scores_of_nodes(nodes, class_ids, values, config.min_confidence)
+    scores = scores_of_nodes(nodes, class_ids, values, config.min_confidence)
+    return left_open(scores, labels, config, context)
 
 
 def propagate(affinities: csr_array, given: Floats, alpha: float) -> Floats:

@@ -34,6 +34,7 @@ from wsseg.data.labels import IGNORE, WeakLabels
 from wsseg.data.scores import Scores
 from wsseg.kernels.graph_cut import alpha_expansion
 from wsseg.localize.direct import LocalizeContext, scores_of_mask
+from wsseg.localize.points.left_open import left_open
 from wsseg.localize.points.seed_map import SeedLocalizerConfig, SeedMap, fill_from_seeds, seeds_of
 from wsseg.localize.scribbles.graph import Ints, Nodes, neighbours, nodes_of
 
@@ -96,17 +97,18 @@ def scribblesup(
         context: Takes notes.
 
     Returns:
-        Scores (K, H, W) of 0 and 1.
+        Scores (K, H, W) of 0 and 1; 0 in all rows where nothing can be known.
     """
-    seeds = seeds_of(image, labels, config, context)
+    seeds = seeds_of(image, labels, config, context, stand_in=True)
     reason = fill_from_seeds(seeds)
     if reason:
         if context is not None:
             context.note(f"{reason}; only the seeds were kept")
-        return scores_of_mask(seeds)
+        return left_open(scores_of_mask(seeds), labels, config, context)
     cells = superpixels(image, config.superpixels)
     class_ids = np.unique(seeds[seeds != IGNORE])
-    return scores_of_mask(cut_mask(image, cells, seeds, class_ids, config.cut), class_ids.tolist())
+    mask = cut_mask(image, cells, seeds, class_ids, config.cut)
+    return left_open(scores_of_mask(mask, class_ids.tolist()), labels, config, context)
 
 
 def cut_mask(
