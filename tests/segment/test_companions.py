@@ -15,16 +15,19 @@ from wsseg.cues.saliency_ft import Ft
 from wsseg.cues.source import open_cue
 from wsseg.data.dataset import Dataset
 from wsseg.data.image_io import read_image, read_mask, write_mask
-from wsseg.data.labels import Boxes
+from wsseg.data.labels import Boxes, Points
 from wsseg.data.transforms import IDENTITY, AugmentConfig, normalise
-from wsseg.errors import DataError
+from wsseg.errors import DataError, RecipeError
 from wsseg.export.bundle import load_bundle
+from wsseg.pseudo.corrections import Given
 from wsseg.rundir import MANIFEST_FILE, StageDir
 from wsseg.segment.bb_unet import BbUnet
 from wsseg.segment.companions import Companions, check_companions, make_companions, masks_with_boxes
 from wsseg.segment.config import Smp
 from wsseg.segment.data import ImageTags, SegmentationData
+from wsseg.segment.loss_config import LossConfig
 from wsseg.segment.stage import MODEL_FOLDER, check_validation, segment
+from wsseg.segment.views import said_of_view
 
 SPOT = np.zeros((24, 32), np.uint8)
 SPOT[6:12, 8:20] = 1
@@ -151,6 +154,81 @@ def test_no_boxes_at_all_are_refused_before_anything_is_trained(dataset, config)
     check_companions(dataset, config)
     with pytest.raises(ValueError, match="companions is None"):
         SegmentationData(_pairs(dataset), config)
+
+
+FILLING = {"name": "filling_rate", "rates": 0.5}
+
+
+def test_what_people_said_goes_along_with_losses_that_replace_the_masks(dataset, tmp_path):
+    masks = StageDir(tmp_path / "masks", "f")
+    for sample in dataset.samples:
+        write_mask(masks.path / f"{sample.id}.png", SPOT)
+    marked = dataclasses.replace(dataset.samples[1].labels, points=Points([[3.5, 2.5]], [2]))
+    samples = list(dataset.samples)
+    samples[1] = dataclasses.replace(samples[1], labels=marked)
+    drawn = np.full(SPOT.shape, 255, np.uint8)
+    drawn[20], drawn[7, 9] = 254, 0
+    write_mask(tmp_path / "drawn" / "a.png", drawn)
+    context = RunContext(corrections_dir=tmp_path / "drawn")
+    config = Smp.model_validate({"loss": FILLING, "augment": IDENTITY})
+    made = make_companions(
+        dataset, samples, config, context, cues_dir=tmp_path / "cues", masks=masks
+    )
+    data = SegmentationData(_pairs(dataset), config, companions=made)
+    items = [data.item(index, np.random.default_rng(0)) for index in range(3)]
+    corrected, pointed, silent = (item["said"] for item in items)
+    expected = np.full(SPOT.shape, -1)
+    expected[20], expected[7, 9] = 255, 0
+    assert corrected.tolist() == expected.tolist()
+    assert np.argwhere(pointed >= 0).tolist() == [[2, 3]]
+    assert pointed[2, 3] == 2
+    assert (silent == -1).all()
+
+
+def test_what_people_said_follows_the_view_and_is_open_at_padding(dataset):
+    given = Given.of_mask(np.where(SPOT == 1, SPOT, np.uint8(255)))
+    augment = AugmentConfig(crop_px=40, scale=(0.8, 1.6), vflip=0.5, rot90=0.5)
+    config = BbUnet(augment=augment)
+    for seed in range(8):
+        view = augment_view(dataset, config, seed)
+        found = said_of_view(given, view.geometry)
+        assert (found[~view.valid] == -1).all()
+        assert ((found == 1) == (view.mask == 1)).mean() > 0.97
+        assert set(np.unique(found)) <= {-1, 1}
+
+
+def augment_view(dataset, config, seed):
+    from wsseg.data.transforms import augment
+
+    image = read_image(dataset.samples[0].image_path)
+    return augment(image, SPOT, np.random.default_rng(seed), config.augment, in_channels=3)
+
+
+@pytest.mark.parametrize(
+    "idle",
+    [
+        {"correction": "adele"},
+        {"rounds": {"count": 1}},
+        {"rounds": {"count": 1}, "correction": "adele", "loss": {"name": "filling_rate"}},
+    ],
+)
+def test_what_changes_masks_that_nobody_looks_at_is_refused(dataset, idle, caplog):
+    config = Smp.model_validate({"loss": FILLING} | idle)
+    with caplog.at_level("WARNING", logger="wsseg"):
+        check_companions(dataset, config)
+    assert "2 of 3 images" in caplog.text
+    boxed = dataclasses.replace(dataset, samples=dataset.samples[:2])
+    with pytest.raises(RecipeError, match="nothing would change"):
+        check_companions(boxed, config)
+    check_companions(boxed, config.model_copy(update={"loss": LossConfig()}))
+
+
+def test_rounds_that_change_measured_rates_are_told_and_not_refused(dataset, caplog):
+    boxed = dataclasses.replace(dataset, samples=dataset.samples[:2])
+    config = Smp.model_validate({"loss": {"name": "filling_rate"}, "rounds": {"count": 1}})
+    with caplog.at_level("WARNING", logger="wsseg"):
+        check_companions(boxed, config)
+    assert "the rates that are measured" in caplog.text
 
 
 def test_a_cue_without_maps_is_refused_before_anything_is_trained(dataset, tmp_path):

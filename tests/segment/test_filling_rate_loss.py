@@ -64,6 +64,16 @@ def test_images_whose_boxes_are_not_known_keep_their_masks():
     assert (filling_targets(_logits(), batch, RATES) == 1).all()
 
 
+def test_what_people_said_of_pixels_stays():
+    said = torch.full((1, 4, 6), -1, dtype=torch.int16)
+    said[0, 0, 0], said[0, 2, 2], said[0, 3, 3] = 2, 0, 255
+    batch = _batch([[1, 1, 5, 4, 1]])
+    plain = filling_targets(_logits(), batch, RATES)[0]
+    target = filling_targets(_logits(), batch | {"said": said}, RATES)[0]
+    assert (target[0, 0], target[2, 2], target[3, 3]) == (2, 0, 255)
+    assert torch.equal(target[said[0] < 0], plain[said[0] < 0])
+
+
 def test_padding_is_ignored():
     batch = _batch([[1, 1, 5, 4, 1]]) | {"valid": torch.ones(1, 4, 6, dtype=torch.bool)}
     batch["valid"][:, :, 5] = False

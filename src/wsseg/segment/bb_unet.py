@@ -64,7 +64,7 @@ class BbUnetTask(SegmenterTask):
 
         Args:
             batch: ``image`` (N, in_channels, H, W) float; ``boxes`` (N, M, 5) float and
-                ``has_boxes`` (N,) bool, see `wsseg.segment.companions.boxes_of_view`.
+                ``has_boxes`` (N,) bool, see `wsseg.segment.views.boxes_of_view`.
 
         Returns:
             Logits (N, C + 1, H, W) and features.

@@ -7,23 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsseg import console
 from wsseg.context import RunContext
 from wsseg.cues.protocol import CueConfig, CueInputs
 from wsseg.cues.source import CueSource, check_cue, open_cue
-from wsseg.data.colour import normalise
 from wsseg.data.dataset import Dataset, Sample
-from wsseg.data.geometry import Geometry
 from wsseg.data.image_io import image_size, read_mask
 from wsseg.data.transforms import Augmented
-from wsseg.errors import DataError
+from wsseg.errors import DataError, RecipeError
 from wsseg.processes import from_main_process
+from wsseg.pseudo.corrections import Given
+from wsseg.rundir import StageDir
 from wsseg.segment.config import SegmenterConfig
-from wsseg.segment.loss_config import PointLoss
+from wsseg.segment.loss_config import FillingRateLoss, PointLoss
+from wsseg.segment.said import Said
+from wsseg.segment.views import boxes_of_view, guide_of_view, said_of_view
 
 if TYPE_CHECKING:
     from wsseg.nets.cam_head import ClassMapNet
@@ -53,12 +56,14 @@ def check_companions(dataset: Dataset, config: SegmenterConfig) -> None:
 
     Raises:
         DataError: When boxes are looked at and no image to train on has any, or the cue lacks maps.
+        RecipeError: When something would change masks that the loss does not look at.
         MissingExtraError: When the cue needs an optional package.
         MissingWeightsError: When its network is not at hand.
     """
     cue = loss_cue(config)
     if cue is not None:
         check_cue(cue, dataset)
+    check_boxed_targets(dataset, config)
     if not uses_boxes(config) or any(s.labels.boxes for s in dataset.split("train")):
         return
     who = (
@@ -72,6 +77,63 @@ def check_companions(dataset: Dataset, config: SegmenterConfig) -> None:
     )
 
 
+def check_boxed_targets(dataset: Dataset, config: SegmenterConfig) -> None:
+    """Refuse what would change masks that the loss does not look at.
+
+    The loss `filling_rate` makes its targets from boxes; pseudo masks are those of the images
+    without boxes, and the measure of its rates.
+
+    Args:
+        dataset: The data set.
+        config: The segmenter's settings.
+
+    Raises:
+        RecipeError: When a correction, or rounds, would do nothing at all.
+    """
+    loss = config.loss
+    if not isinstance(loss, FillingRateLoss):
+        return
+    relabels = config.rounds.count > 0 and config.rounds.masks == "predictions"
+    changes = {"segment.correction": config.correction is not None, "segment.rounds": relabels}
+    idle = [name for name, is_used in changes.items() if is_used]
+    if not idle:
+        return
+    train = dataset.split("train")
+    num_boxed = sum(sample.labels.boxes is not None for sample in train)
+    reason = (
+        f"{' and '.join(idle)} changes pseudo masks, but segment.loss.name is filling_rate, which "
+        f"makes the targets of images with boxes anew from the boxes ({num_boxed} of {len(train)} "
+        "images of the train split)"
+    )
+    only_rates = loss.rates is None and idle == ["segment.rounds"]
+    if num_boxed == len(train) and not only_rates:
+        raise RecipeError(
+            f"{reason}, so nothing would change. Set segment.loss.name=cross_entropy, or leave "
+            f"{' and '.join(idle)} out."
+        )
+    if num_boxed:
+        rates = ", and the rates that are measured in them" if loss.rates is None else ""
+        console.warning(f"{reason}: it acts on the others alone{rates}.")
+
+
+class SaidOfMasks(NamedTuple):
+    """What people said of the images of a training.
+
+    Attributes:
+        said: Where it is found.
+        masks: The pseudo mask of each image, by the image's file.
+    """
+
+    said: Said
+    masks: Mapping[Path, Path]
+
+    def of(self, sample: Sample) -> Given:
+        """Find what was said of an image."""
+        if self.said.is_silent(sample):
+            return Given.nothing((1, 1))
+        return self.said.pixels(sample, read_mask(self.masks[sample.image_path]))
+
+
 class Companions:
     """Makes what goes with the images of a training.
 
@@ -79,6 +141,7 @@ class Companions:
         samples: The images.
         config: The segmenter's settings, which say what is looked at.
         cue: Maps of the loss's cue; None where it has none.
+        said: What people said of pixels, for losses that do not look at the masks; None: nothing.
     """
 
     def __init__(
@@ -86,10 +149,12 @@ class Companions:
         samples: Sequence[Sample],
         config: SegmenterConfig,
         cue: CueSource | None = None,
+        said: SaidOfMasks | None = None,
     ) -> None:
         self._samples: Mapping[Path, Sample] = {s.image_path: s for s in samples}
         self._config = config
         self._cue = cue
+        self._said = said
         self._with_boxes = uses_boxes(config)
         # All items of a batch need the same shape.
         counts = [len(sample.labels.boxes or ()) for sample in samples]
@@ -107,7 +172,8 @@ class Companions:
 
         Returns:
             Where they are looked at: ``boxes`` (M, 5) float32 and ``has_boxes`` () bool of
-            `boxes_of_view`; ``cue`` (h, w) float32 in [0, 1], 0 at padding; ``guide``
+            `boxes_of_view`, and for losses that make targets of them ``said`` (h, w) int16 of
+            `said_of_view`; ``cue`` (h, w) float32 in [0, 1], 0 at padding; ``guide``
             (in_channels, h, w) float32, the view without random changes of colour.
 
         Raises:
@@ -120,6 +186,8 @@ class Companions:
         if self._with_boxes:
             found["boxes"] = boxes_of_view(sample, view.geometry, self._num_boxes)
             found["has_boxes"] = np.array(sample.labels.boxes is not None)
+        if self._config.loss.needs_boxes and self._said is not None:
+            found["said"] = said_of_view(self._said.of(sample), view.geometry)
         if self._cue is not None:
             values = self._cue.map(sample, image)
             if values.shape != image.shape[:2]:
@@ -138,6 +206,7 @@ def make_companions(
     context: RunContext,
     *,
     cues_dir: Path,
+    masks: StageDir | None = None,
     localizer: Callable[[], ClassMapNet] | None = None,
 ) -> Companions:
     """Make what goes with the images of a training; the cue's maps are made here, once.
@@ -148,6 +217,7 @@ def make_companions(
         config: The segmenter's settings.
         context: Settings of the run.
         cues_dir: Where maps are kept when the run does not say.
+        masks: The pseudo masks; None where there are none yet.
         localizer: Loads the run's trained localizer, for cues made with it.
 
     Returns:
@@ -158,8 +228,12 @@ def make_companions(
         OutputError: When its maps cannot be written.
     """
     settings = loss_cue(config)
+    said = None
+    if masks is not None and config.loss.needs_boxes:
+        files = {sample.image_path: masks.path / f"{sample.id}.png" for sample in samples}
+        said = SaidOfMasks(Said.of_run(context), files)
     if settings is None:
-        return Companions(samples, config)
+        return Companions(samples, config, said=said)
     from wsseg.device import best_device
 
     inputs = CueInputs(
@@ -173,7 +247,7 @@ def make_companions(
     )
     cue = open_cue(settings, inputs)
     from_main_process(lambda: cue.prepare(samples))
-    return Companions(samples, config, cue)
+    return Companions(samples, config, cue, said)
 
 
 def masks_with_boxes(
@@ -195,47 +269,3 @@ def masks_with_boxes(
             height, width = image_size(sample.image_path)
             scale = np.array([mask.shape[1] / width, mask.shape[0] / height] * 2, np.float32)
             yield mask, boxes.xyxy * scale, boxes.class_ids
-
-
-def boxes_of_view(sample: Sample, geometry: Geometry, count: int) -> NDArray[np.float32]:
-    """Show the boxes of an image in a view of it.
-
-    Args:
-        sample: The image; boxes are in its original pixels.
-        geometry: From the image at working size to the view.
-        count: M, at least the number of its boxes.
-
-    Returns:
-        (M, 5) float32: left, top, right, bottom in pixels of the view, cut at its edge, and class;
-        class 0 fills up, also in place of boxes that the view does not show.
-    """
-    found = np.zeros((count, 5), np.float32)
-    boxes = sample.labels.boxes
-    if boxes is None or len(boxes) == 0:
-        return found
-    height, width = image_size(sample.image_path)
-    scale = np.array([geometry.source_size[1] / width, geometry.source_size[0] / height] * 2)
-    inside = np.clip(boxes.xyxy, 0, [width, height, width, height])
-    shown = geometry.boxes(inside * scale)
-    is_there = (shown[:, 2] > shown[:, 0]) & (shown[:, 3] > shown[:, 1])
-    found[: len(boxes), :4] = np.where(is_there[:, None], shown, 0)
-    found[: len(boxes), 4] = np.where(is_there, boxes.class_ids, 0)
-    return found
-
-
-def guide_of_view(
-    image: NDArray[np.uint8], geometry: Geometry, in_channels: int
-) -> NDArray[np.float32]:
-    """Show an image in a view without random changes of colour, normalised.
-
-    Args:
-        image: (H, W, 3) uint8 RGB at working size.
-        geometry: From it to the view.
-        in_channels: 3 for colour, 1 for grey networks.
-
-    Returns:
-        (in_channels, h, w) float32, bilinear; black at padding.
-    """
-    planes = [geometry.view_of(image[..., c].astype(np.float32)) for c in range(3)]
-    shown = np.rint(np.stack(planes, axis=-1)).astype(np.uint8)
-    return normalise(shown, 1 if in_channels == 1 else 3)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.data.geometry import Geometry
 from wsseg.data.image_io import read_mask
 from wsseg.data.labels import BACKGROUND, IGNORE
 from wsseg.data.transforms import Augmented, augment
@@ -19,6 +18,7 @@ from wsseg.segment.companions import Companions, uses_boxes
 from wsseg.segment.config import SegmenterConfig
 from wsseg.segment.rounds_config import Urn
 from wsseg.segment.uncertainty import loss_weights
+from wsseg.segment.views import nearest_view
 
 
 class ImageTags(NamedTuple):
@@ -202,33 +202,6 @@ def read_pair(
             cv2.resize(mask, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8
         )
     return image, mask
-
-
-def nearest_view(geometry: Geometry, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Show a map of an image in a view of it, each pixel from the nearest one.
-
-    Args:
-        geometry: The map from the image to the view.
-        values: (H, W) uint8 over the image.
-
-    Returns:
-        (h, w) uint8, 255 where the view does not show the image.
-
-    Example:
-        >>> from wsseg.data.geometry import identity
-        >>> nearest_view(identity((1, 3)), np.array([[1, 2, 3]], np.uint8)).tolist()
-        [[1, 2, 3]]
-    """
-    import cv2
-
-    # cv2 counts from pixel centres, the geometry from their corners.
-    matrix = geometry.matrix.copy()
-    matrix[:, 2] += matrix[:, :2].sum(axis=1) / 2 - 0.5
-    height, width = geometry.size
-    shown = cv2.warpAffine(
-        values, matrix, (width, height), flags=cv2.INTER_NEAREST, borderValue=(IGNORE,)
-    )
-    return np.asarray(shown, np.uint8)
 
 
 def foreground_point(

@@ -152,7 +152,8 @@ class FillingRateLoss(AddedTermsConfig):
     name: Literal["filling_rate"] = Field(
         "filling_rate",
         description="filling_rate: the surest part of each box is its object, the rest of the box "
-        "is ignored, all else is background. Images without boxes keep their pseudo masks.",
+        "is ignored, all else is background. Images without boxes keep their pseudo masks, pixels "
+        "of which a person said something what was said.",
     )
     rates: Rate | tuple[Rate, ...] | None = Field(
         None,

@@ -50,6 +50,12 @@ class Said:
         """The files of the corrections by the ids of their images."""
         return {} if self.corrections_dir is None else find_corrections(self.corrections_dir)
 
+    def is_silent(self, sample: Sample) -> bool:
+        """Tell whether nobody said anything of any pixel of an image."""
+        labels = sample.labels
+        has_marks = labels.points is not None or labels.scribbles is not None
+        return not (has_marks or sample.id in self.painted or sample.id in self._corrections)
+
     def pixels(self, sample: Sample, first: Mask) -> Given:
         """Find the pixels of an image of which a person said something.
 

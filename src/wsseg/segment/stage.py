@@ -168,6 +168,7 @@ class _Job:
                 self.config,
                 self.context,
                 cues_dir=self.stage.path / "cues",
+                masks=now.masks,
                 localizer=self.localizer,
             ),
         )

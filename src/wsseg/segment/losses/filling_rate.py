@@ -7,8 +7,9 @@ Ranking gives targets, no gradient.
 
 Song, Huang, Ouyang and Wang, "Box-driven Class-wise Region Masking and Filling Rate Guided Loss for
 Weakly Supervised Semantic Segmentation", CVPR 2019. This is its filling rate loss alone. It differs
-in that classes are not split into kinds of different rates, and in that the rates are given or
-measured in the pseudo masks, where the paper measures masks of a dense CRF.
+in that classes are not split into kinds of different rates, in that the rates are given or measured
+in the pseudo masks, where the paper measures masks of a dense CRF, and in that pixels of which a
+person said something keep what was said.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def filling_targets(logits: Tensor, batch: dict[str, Tensor], rates: Tensor) -> 
         batch: ``mask`` (N, H, W) integer pseudo masks, the targets of images whose boxes are not
             known; ``boxes`` (N, M, 5) float, left, top, right, bottom in pixels of the view,
             half-open, and class (class 0 is no box); ``has_boxes`` (N,) bool, whether the image's
-            boxes are known; ``valid`` (N, H, W) bool where there is padding.
+            boxes are known; ``valid`` (N, H, W) bool where there is padding; ``said`` (N, H, W)
+            integer where people said something of pixels, which stays: class ids, 255 to ignore,
+            -1 elsewhere.
         rates: (C + 1,) float in [0, 1], the filling rate of each class.
 
     Returns:
@@ -47,6 +50,9 @@ def filling_targets(logits: Tensor, batch: dict[str, Tensor], rates: Tensor) -> 
         if is_known[number]:
             given = [box for box in boxes[number] if box[4] > 0]
             _fill(target, chances[number], given, rates.tolist())
+    if "said" in batch:
+        said = batch["said"].long()
+        targets = torch.where(said >= 0, said, targets)
     if "valid" in batch:
         targets[~batch["valid"]] = IGNORE
     return targets
