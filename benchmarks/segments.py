@@ -1,6 +1,7 @@
 """What segments do for class maps: S2C and SEPL, with segments of the image and with true ones.
 
     python benchmarks/segments.py [DATA] --small [--seeds 0 1 2] [--epochs N] [--segments KIND ...]
+        [--parts] [--start-epoch N]
 
 Without DATA, synthetic scenes (--family). Per seed these localizers are trained on the tags, with
 the same backbone, images, augmentation and epochs: CAM, and S2C with every kind of segments. The
@@ -8,6 +9,10 @@ maps of each become masks at a constant background score, as they are and after 
 all rules) with every kind of segments. `true` segments are the connected areas of each class and of
 the background in the masks; what is in their rows is the upper bound of what segments can bring,
 as the true masks of the training images enter as segments, never as classes.
+
+With --parts, what of S2C does what: its head, a layer before the class maps, without either loss
+(S2C head only); and with the head of CAM, the contrast of segments alone (SSC only) and the
+prompting by class maps alone (CPM only).
 
 Printed, over the images of one split with a mask, as mean and standard deviation over the seeds:
 mIoU with background, and without, at a constant background score of 0.2 (not tuned), and at the
@@ -54,6 +59,12 @@ FIXED = 0.2
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 TRUE = "true"
 VERSION = 1
+HEAD_ONLY = "S2C head only"
+PARTS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("S2C", {}),
+    ("plain head, SSC only", {"dim": None, "cpm_weight": 0}),
+    ("plain head, CPM only", {"dim": None, "ssc_weight": 0}),
+)
 # A classifier that one core trains in about a minute on scenes of 96 px; 8 pixels per cell.
 SMALL = (
     "localize.backbone=resnet10t",
@@ -85,6 +96,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=96, help="side of the scenes in pixels")
     parser.add_argument("--small", action="store_true", help="a small network for small images")
     parser.add_argument("--epochs", type=int, help="epochs of every localizer")
+    parser.add_argument("--parts", action="store_true", help="the parts of S2C on their own, too")
+    parser.add_argument("--start-epoch", type=int, help="epoch of S2C's first prompts; else 2")
     parser.add_argument("--segments", nargs="+", default=[TRUE, "superpixels"])
     parser.add_argument("--sam", help="folder of the network for --segments sam")
     parser.add_argument("--recipe", default="cam", help="what all localizers share")
@@ -178,12 +191,19 @@ def recipes_of(
         *arguments.overrides,
     ]
     yield "CAM", load_recipe(arguments.recipe, fixed)
+    shared: dict[str, Any] = {"name": "s2c", "stride_px": 4, "scales": [0.5, 1.0]}
+    if arguments.start_epoch is not None:
+        shared["start_epoch"] = arguments.start_epoch
+    if arguments.parts:
+        one = shared | {"ssc_weight": 0, "cpm_weight": 0}
+        changes = [f"localize.regularisers={json.dumps([one])}"]
+        yield HEAD_ONLY, load_recipe(arguments.recipe, [*fixed, *changes])
     for kind, settings in kinds.items():
-        one = {"name": "s2c", "stride_px": 4, "scales": [0.5, 1.0]}
-        one["segments"] = settings.model_dump(mode="json")
         outside = ["supervision=I+SAM"] if kind == "sam" else []
-        changes = [f"localize.regularisers={json.dumps([one])}", *outside]
-        yield f"S2C, {kind} segments", load_recipe(arguments.recipe, [*fixed, *changes])
+        for name, part in PARTS if arguments.parts else PARTS[:1]:
+            one = shared | {"segments": settings.model_dump(mode="json")} | part
+            changes = [f"localize.regularisers={json.dumps([one])}", *outside]
+            yield f"{name}, {kind} segments", load_recipe(arguments.recipe, [*fixed, *changes])
 
 
 def scored(

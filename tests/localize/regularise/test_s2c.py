@@ -353,6 +353,31 @@ def test_prompts_that_would_never_begin_are_told(make_net, make_dataset, caplog,
         assert ("there are 2 epochs: maps will never ask" in caplog.text) is is_told
 
 
+@pytest.mark.parametrize(
+    ("weights", "backend", "is_asked"),
+    [
+        ((0, 0), FOLDER, False),
+        ((1, 0), {"name": "superpixels"}, True),
+        ((0, 1), {"name": "superpixels"}, False),
+        ((0, 1), FOLDER, True),
+    ],
+)
+def test_segments_of_whole_images_are_made_only_for_a_loss_that_looks_at_them(
+    make_net, make_dataset, batch, tmp_path, weights, backend, is_asked
+):
+    settings = {"name": "s2c", "dim": 8, "segments": backend, "scales": [1.0], "start_epoch": 0}
+    net = make_net(settings | {"ssc_weight": weights[0], "cpm_weight": weights[1]}).train()
+    inputs = CueInputs(make_dataset({"a": {"tags": {1}}}), tmp_path)
+    assert bool(net.regularisers[0].aligned_maps(inputs)) is is_asked
+    net.on_epoch_start(0)
+    if is_asked:
+        batch = with_segments(batch)
+    else:
+        del batch["segments"]
+    terms = {name for name in net.loss(batch) if name.startswith("s2c")}
+    assert terms == {f"s2c_{n}" for n, w in zip(("ssc", "cpm"), weights, strict=True) if w}
+
+
 def test_the_layer_is_left_out_where_the_features_themselves_are_compared(make_net, batch):
     net = make_net({"name": "s2c", "dim": None, "segments": FOLDER, "cpm_weight": 0}).train()
     assert isinstance(net.head, torch.nn.Conv2d)

@@ -164,7 +164,7 @@ class S2cRegulariser(Regulariser):
         net.head = nn.Sequential(embed, nn.ReLU(), classify)  # type: ignore[assignment]
 
     def aligned_maps(self, inputs: CueInputs) -> dict[str, AlignedMap]:
-        """Ask for the map of segments of every training image."""
+        """Ask for the map of segments of every training image, where a loss looks at it."""
         from wsseg.cues.segments_source import SegmentMaps
 
         config = self.config
@@ -173,6 +173,8 @@ class S2cRegulariser(Regulariser):
                 f"start_epoch of s2c is {config.start_epoch}, and there are {self.epochs} epochs: "
                 "maps will never ask for segments. Lower start_epoch, or set cpm_weight to 0."
             )
+        if not self._needs_maps():
+            return {}
         maps = SegmentMaps(
             self._settings(),
             inputs.folder / "segments",
@@ -195,7 +197,7 @@ class S2cRegulariser(Regulariser):
         """Compute the losses of a training pass."""
         from wsseg.localize.regularise.s2c_losses import contrast_loss, prompted_loss
 
-        if BATCH_NAME not in step.batch:
+        if self._needs_maps() and BATCH_NAME not in step.batch:
             raise ValueError(
                 f'Expected "{BATCH_NAME}" (N, 1, H, W) in the batch: train on TagData with maps '
                 "of wsseg.localize.aligned.aligned_maps."
@@ -227,17 +229,18 @@ class S2cRegulariser(Regulariser):
 
         batch, settings = step.batch, self._settings()
         maps = summed_maps(net, batch, self.config.scales).cpu().numpy()
-        ids = batch[BATCH_NAME][:, 0].cpu().numpy()
         present = batch["tags"].cpu().numpy() > 0
         valid = None if "valid" not in batch else batch["valid"][:, 0].cpu().numpy() > 0
         crops = crop_pixels(batch["image"].float().cpu().numpy())
         device = "cpu" if batch["image"].device.type == "cpu" else str(batch["image"].device)
         backend = registry.load("segments", str(settings.model_dump()["name"]))
+        is_of_files = getattr(backend, "needs_whole_images", False)
+        ids = batch[BATCH_NAME][:, 0].cpu().numpy() if is_of_files else None
         rule = PeakRule(self.config.peak_distance_px, self.config.min_peak, self.config.min_support)
         rows = []
         for index, crop in enumerate(crops):
             # Segments that belong to files cannot be had for a crop: those of the map answer.
-            if getattr(backend, "needs_whole_images", False):
+            if ids is not None:
                 opened: Any = LabelMapSegments(ids[index])
             else:
                 context = SegmentsContext(device=device, shared=self.shared)
@@ -245,6 +248,12 @@ class S2cRegulariser(Regulariser):
             seen = None if valid is None else valid[index]
             rows.append(prompted_classes(maps[index], present[index], opened, rule, seen))
         return torch.from_numpy(np.stack(rows)).to(step.maps.device)
+
+    def _needs_maps(self) -> bool:
+        """Tell whether a loss looks at the map of segments that was made of the whole image."""
+        backend = registry.load("segments", str(self._settings().model_dump()["name"]))
+        prompts_map = self.config.cpm_weight > 0 and getattr(backend, "needs_whole_images", False)
+        return self.config.ssc_weight > 0 or prompts_map
 
     def _settings(self) -> MethodConfig:
         return Superpixels() if self.config.segments is None else self.config.segments
