@@ -105,3 +105,75 @@ def test_an_empty_image_is_background_and_shapes_outside_of_it_say_nothing(segme
     found = point_prompts(IMAGE, outside, config=config, context=context)
     assert found.unknown.all()
     assert "no point lies in the image" in context.facts["notes"][0]
+
+
+def test_a_tagged_class_without_a_point_or_a_box_may_be_anywhere(segments, context):
+    points, boxes = Points([[5, 5]], [4]), Boxes([[15, 3, 29, 11]], [4])
+    asked = {
+        point_prompts: (PointPrompts(segments=segments), {"points": points}, NUMBERS == 1),
+        box_prompts: (BoxPrompts(segments=segments), {"boxes": boxes}, NUMBERS == 2),
+    }
+    for method, (config, shapes, truth) in asked.items():
+        for tags, ground in (({4, 9}, 255), ({4}, 0), (None, 0)):
+            labels = WeakLabels(tags=tags, **shapes)
+            context.facts.clear()
+            mask = shown(method(IMAGE, labels, config=config, context=context))
+            np.testing.assert_array_equal(mask, np.where(truth, 4, ground))
+            told = any("class(es) 9 have no" in n for n in context.facts.get("notes", []))
+            assert told == (ground == 255)
+
+
+def test_a_class_with_points_alone_leaves_the_outside_of_boxes_unknown(segments, context):
+    labels = WeakLabels(boxes=Boxes([[15, 3, 29, 11]], [4]), points=Points([[5, 16]], [9]))
+    config = BoxPrompts(segments=segments)
+    mask = shown(box_prompts(IMAGE, labels, config=config, context=context))
+    expected = np.where(NUMBERS == 2, 4, 255)
+    expected[16, 5] = 9
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_answers_are_cut_at_their_box(segments, context):
+    labels = WeakLabels(boxes=Boxes([[16.5, 4, 26, 10]], [4]), points=Points([[20, 6]], [4]))
+    config = BoxPrompts(segments=segments)
+    mask = shown(box_prompts(IMAGE, labels, config=config, context=context))
+    expected = np.where(NUMBERS == 2, 4, 0)
+    expected[:, 26:] = 0
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_points_in_a_box_are_sent_with_it_and_pinned(monkeypatch, context):
+    asked = []
+
+    class Nothing:
+        size = SIZE
+
+        def at(self, prompts):
+            asked.extend(prompts)
+            return [Segments.of_masks(np.zeros((0, *SIZE), bool), np.zeros(0)) for _ in prompts]
+
+    monkeypatch.setattr("wsseg.localize.prompted.open_kept", lambda *_: Nothing())
+    boxes = Boxes([[0, 0, 20, 18], [2, 2, 10, 10]], [4, 4])
+    points = Points(
+        [[5.5, 5.5], [15.5, 5.5], [6.5, 3.5], [25, 2], [7, 7], [7, 7]], [4, 4, 9, 9, 4, 9]
+    )
+    labels = WeakLabels(boxes=boxes, points=points)
+    mask = shown(box_prompts(IMAGE, labels, config=BoxPrompts(), context=context))
+    large, small = asked
+    # A point of the class belongs to the smallest box of the class that holds it.
+    assert large.points.tolist() == [[15.5, 5.5], [6.5, 3.5], [7, 7]]
+    assert large.positive.tolist() == [True, False, False]
+    assert small.points.tolist() == [[5.5, 5.5], [6.5, 3.5], [7, 7], [7, 7]]
+    assert small.positive.tolist() == [True, False, True, False]
+    assert mask[5, 5] == mask[5, 15] == 4
+    assert mask[3, 6] == mask[2, 25] == 9
+    assert mask[7, 7] == 255
+
+
+def test_a_box_with_a_point_of_another_class_takes_what_does_not_hold_it(segments, context):
+    boxes = Boxes([[0, 0, 30, 20]], [4])
+    labels = WeakLabels(boxes=boxes, points=Points([[20, 6], [5, 5]], [9, 4]))
+    config = BoxPrompts(segments=segments)
+    mask = shown(box_prompts(IMAGE, labels, config=config, context=context))
+    assert (mask[NUMBERS == 1] == 4).all()
+    assert mask[6, 20] == 9
+    assert (mask[(NUMBERS == 2)] != 4).all()

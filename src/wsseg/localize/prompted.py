@@ -4,13 +4,18 @@
   Of up to three answers, those that hold a point of another class are rejected; of the others the
   best score counts, or the whole object (`choose`). The points of one class near each other may be
   of one object; with ``join: true`` all points of a class are one prompt.
-* `box_prompts`: every box asks on its own, with the points that lie in it, if there are any.
+* `box_prompts`: every box asks on its own, with the points that lie in it, if there are any: those
+  of its class are on the object (of the smallest box, where several of the class hold the point),
+  those of other classes are not. Answers are cut at the box.
 
 Where masks of two classes overlap, the smaller one lies on top: it is seldom behind the larger. A
 point or box without an answer says only what it says by itself: the disc of the point, the box.
+The pixel of a point has its class, whatever the answers are.
 
 Common practice with SAM (Kirillov et al., "Segment Anything", ICCV 2023); no paper of its own.
-What lies in no mask is background. Pixels in the box of an object without an answer are unknown.
+What lies in no mask is background; it is unknown where a tagged class has no point, or no box, in
+the image, because it may be that class. Pixels in the box of an object without an answer are
+unknown.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from wsseg.cues.segments_config import Superpixels
 from wsseg.cues.segments_source import open_kept
 from wsseg.data.labels import BACKGROUND, IGNORE, WeakLabels
 from wsseg.data.scores import Scores
+from wsseg.localize.boxes.windows import box_window
 from wsseg.localize.direct import (
     DirectLocalizerConfig,
     LocalizeContext,
@@ -119,12 +125,11 @@ def point_prompts(
         # What lies around the points without an answer may be their objects: only they are known.
         mask[mask == BACKGROUND] = IGNORE
         _note_missed(context, missed, "point")
+    _open_ground(mask, labels, class_ids, "point", context)
     seeds = draw_seeds(labels, size, point_radius_px=config.point_radius_px)
     unexplained = (mask == IGNORE) & (seeds != IGNORE)
     mask[unexplained] = seeds[unexplained]
-    for (x, y), class_id in zip(xy, class_ids.tolist(), strict=True):
-        if seeds[int(y), int(x)] == class_id:
-            mask[int(y), int(x)] = class_id
+    _pin(mask, xy, class_ids)
     return scores_of_mask(mask, _classes(labels))
 
 
@@ -150,18 +155,20 @@ def box_prompts(
     size = (image.shape[0], image.shape[1])
     if is_empty(labels):
         return all_background(size)
-    prompts = _boxes(labels, size)
+    xy, class_ids = _inside(labels, size)
+    prompts = _boxes(labels, size, xy, class_ids)
     if not prompts:
         return _nothing(labels, size, "no box lies in the image", context)
-    found, missed = _ask(image, prompts, _inside(labels, size), config, context)
+    found, missed = _ask(image, prompts, (xy, class_ids), config, context)
     mask = painted(found, size)
     for _, prompt in missed:
-        x0, y0 = np.floor(prompt.box[:2]).astype(int)
-        x1, y1 = np.ceil(prompt.box[2:]).astype(int)
-        window = mask[y0:y1, x0:x1]
+        window = mask[_pixels(prompt.box, size)]
         window[window == BACKGROUND] = IGNORE
     if missed:
         _note_missed(context, missed, "box")
+    boxed = np.array([class_id for class_id, _ in prompts])
+    _open_ground(mask, labels, boxed, "box", context, also=class_ids)
+    _pin(mask, xy, class_ids)
     return scores_of_mask(mask, _classes(labels))
 
 
@@ -209,7 +216,8 @@ def _ask(
     found: list[_Found] = []
     missed: list[_Prompted] = []
     answers = opened.at([prompt for _, prompt in prompts])
-    for (class_id, prompt), answer in zip(prompts, answers, strict=True):
+    for (class_id, prompt), asked in zip(prompts, answers, strict=True):
+        answer = asked if prompt.box is None else _cut(asked, prompt.box)
         mask = chosen_mask(answer, xy[class_ids != class_id], config.choose)
         if mask is None:
             missed.append((class_id, prompt))
@@ -231,16 +239,85 @@ def _point_groups(
     return prompts
 
 
-def _boxes(labels: WeakLabels, size: tuple[int, int]) -> list[_Prompted]:
+def _boxes(
+    labels: WeakLabels,
+    size: tuple[int, int],
+    xy: npt.NDArray[np.float64],
+    class_ids: npt.NDArray[np.int64],
+) -> list[_Prompted]:
+    """Make a prompt of every box with a part in the image, and of the points in it."""
     if labels.boxes is None:
         return []
     height, width = size
     clipped = np.clip(labels.boxes.xyxy.astype(np.float64), 0, [width, height, width, height])
+    kept = (clipped[:, 0] < clipped[:, 2]) & (clipped[:, 1] < clipped[:, 3])
+    if not kept.any():
+        return []
+    boxes, boxed = clipped[kept], labels.boxes.class_ids[kept]
+    # (B, P): which points lie in which boxes, and which are of the object of which box.
+    holds = ((xy >= boxes[:, None, :2]) & (xy < boxes[:, None, 2:])).all(axis=2)
+    is_own = holds & (boxed[:, None] == class_ids)
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    smallest = np.where(is_own, areas[:, None], np.inf).argmin(axis=0, keepdims=True)
+    is_asked = is_own & (np.arange(len(boxes))[:, None] == smallest)
+    is_other = holds & (boxed[:, None] != class_ids)
     return [
-        (int(class_id), Prompt(box=box))
-        for box, class_id in zip(clipped, labels.boxes.class_ids.tolist(), strict=True)
-        if box[0] < box[2] and box[1] < box[3]
+        (int(class_id), Prompt(xy[mine | other], mine[mine | other], box))
+        for class_id, box, mine, other in zip(boxed, boxes, is_asked, is_other, strict=True)
     ]
+
+
+def _pixels(box: npt.NDArray[np.float64], size: tuple[int, int]) -> tuple[slice, slice]:
+    """Name the rows and columns of a box's pixels; those of none for a box outside of the image."""
+    window = box_window(box, BACKGROUND, size)
+    return (slice(0, 0), slice(0, 0)) if window is None else window.slices
+
+
+def _cut(answer: Segments, box: npt.NDArray[np.float64]) -> Segments:
+    """Take from answers what lies outside of the box."""
+    inside = np.zeros(answer.size, np.bool_)
+    inside[_pixels(box, answer.size)] = True
+    return Segments.of_masks(answer.masks & inside, answer.scores)
+
+
+def _pin(
+    mask: npt.NDArray[np.uint8], xy: npt.NDArray[np.float64], class_ids: npt.NDArray[np.int64]
+) -> None:
+    """Give the pixels of points their class, in place; two classes leave a pixel unknown."""
+    pins: dict[tuple[int, int], int] = {}
+    for (x, y), class_id in zip(xy, class_ids.tolist(), strict=True):
+        place = int(y), int(x)
+        pins[place] = class_id if pins.get(place, class_id) == class_id else IGNORE
+    for place, value in pins.items():
+        mask[place] = value
+
+
+def _open_ground(
+    mask: npt.NDArray[np.uint8],
+    labels: WeakLabels,
+    shown: npt.NDArray[np.integer],
+    kind: str,
+    context: LocalizeContext,
+    also: npt.NDArray[np.integer] | None = None,
+) -> None:
+    """Leave the background of a mask unknown, in place, where a class may be anywhere.
+
+    Args:
+        mask: (H, W) uint8.
+        labels: The labels of the image.
+        shown: Classes that asked for segments.
+        kind: What asked, ``"point"`` or ``"box"``.
+        context: Takes notes.
+        also: Classes that the image shows even if it is not tagged.
+    """
+    named = frozenset() if also is None else frozenset(also.tolist())
+    missing = (named if labels.tags is None else labels.tags) - frozenset(shown.tolist())
+    if missing:
+        mask[mask == BACKGROUND] = IGNORE
+        classes = ", ".join(map(str, sorted(missing)))
+        context.note(
+            f"class(es) {classes} have no {kind} in the image, so what lies in no mask is unknown"
+        )
 
 
 def _inside(
