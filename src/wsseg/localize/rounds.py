@@ -133,14 +133,35 @@ class Round:
         from_main_process(lambda: write_json(self.folder / FACTS_FILE, content))
 
 
+class RoundData(TagData):
+    """The items that an ordinary classifier is trained on in a round.
+
+    Args:
+        inputs: What all rounds share.
+        samples: The images; None: all that train.
+    """
+
+    def __init__(self, inputs: RoundInputs, samples: Sequence[Sample] | None = None) -> None:
+        super().__init__(
+            inputs.samples if samples is None else samples,
+            inputs.dataset.classes.num_classes,
+            inputs.config.augment,
+            in_channels=1 if inputs.config.grey else 3,
+            max_side_px=inputs.context.max_side_px,
+        )
+
+
 class RoundsLocalizer(ABC):
     """A localizer from tags that is trained in several rounds.
 
     Attributes:
         config_class: Class of its settings.
+        passing: Names of `Round.stage` folders that nobody reads once the round has its facts; they
+            are removed then.
     """
 
     config_class: ClassVar[type[TagLocalizerConfig]]
+    passing: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def __call__(self, *, config: Any, num_classes: int, load_weights: bool = True) -> ClassMapNet:
@@ -176,9 +197,9 @@ class RoundsLocalizer(ABC):
 
         return make_localizer(this.inputs.config, this.inputs.dataset.classes.num_classes)
 
-    def data(self, this: Round) -> TagData:
+    def data(self, this: Round) -> RoundData:
         """Make the training items of a round."""
-        return tag_data(this.inputs)
+        return RoundData(this.inputs)
 
     def shown(self, numbers: Sequence[int]) -> int:
         """Choose the round whose network is the localizer's, among those that were done."""
@@ -282,6 +303,9 @@ def train_rounds(method: RoundsLocalizer, inputs: RoundInputs) -> Rounds:
             found = this.facts()
         if found is None:
             raise ValueError(f"{this.folder / FACTS_FILE} was written but cannot be read.")
+        # Also after a kill between the facts and here.
+        for name in method.passing:
+            from_main_process(this.stage(name).remove)
         done.append(this)
         facts.append(found)
         if found.get("stop"):
@@ -339,14 +363,3 @@ def _aligned_maps(net: ClassMapNet, inputs: RoundInputs) -> dict[str, AlignedMap
     for source in found.values():
         from_main_process(partial(source.prepare, inputs.samples))
     return found
-
-
-def tag_data(inputs: RoundInputs) -> TagData:
-    """Make the items that an ordinary classifier is trained on."""
-    return TagData(
-        inputs.samples,
-        inputs.dataset.classes.num_classes,
-        inputs.config.augment,
-        in_channels=1 if inputs.config.grey else 3,
-        max_side_px=inputs.context.max_side_px,
-    )

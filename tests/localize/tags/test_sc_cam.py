@@ -148,6 +148,7 @@ def test_all_rounds_run_and_the_last_network_makes_the_maps(runs, dataset, tmp_p
         assert clusters["both"].keys() == {"1", "2"}
         assert clusters.keys() == set("0123456") | {"both"}
     assert not (tmp_path / "run/training/round_2/clusters.json").exists()
+    assert not [*(tmp_path / "run").rglob("features")]
     net = train_localizer(dataset, config, StageDir(tmp_path / "run", "f"), RunContext())
     assert isinstance(net, ScCamNet)
     logged = [
@@ -163,6 +164,7 @@ def test_all_rounds_run_and_the_last_network_makes_the_maps(runs, dataset, tmp_p
         ("round_0/features/vectors/*.npz", 4),
         ("round_0/clusters.json", 1),
         ("round_0/round.json", 1),
+        ("round_0/features/stage.json", 3),
         ("round_1/checkpoint.safetensors", 1),
     ],
 )
@@ -175,6 +177,7 @@ def test_stopped_between_rounds_it_ends_in_the_same_maps(
         runs.run_stage(dataset, config, tmp_path / "cut")
     assert runs.same(runs.run_stage(dataset, config, tmp_path / "cut"), whole)
     assert clusters_of(tmp_path / "cut", 0) == clusters_of(tmp_path / "whole", 0)
+    assert not [*(tmp_path / "cut").rglob("features")]
 
 
 def test_features_are_means_over_the_cells_of_the_image_as_it_is(make, dataset):

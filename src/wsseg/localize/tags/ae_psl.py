@@ -37,7 +37,6 @@ from wsseg.data.working import read_working_image
 from wsseg.device import best_device
 from wsseg.errors import DataError
 from wsseg.localize.config import TagLocalizerConfig
-from wsseg.localize.data import TagData
 from wsseg.localize.erasing import (
     RoundResult,
     StopRule,
@@ -50,11 +49,11 @@ from wsseg.localize.erasing import (
 from wsseg.localize.rounds import (
     Mapper,
     Round,
+    RoundData,
     RoundInputs,
     Rounds,
     RoundsLocalizer,
     folder_of,
-    tag_data,
 )
 from wsseg.processes import from_main_process
 
@@ -124,17 +123,9 @@ class AePslLocalizer(RoundsLocalizer):
         self, *, config: AePsl = AePsl(), num_classes: int, load_weights: bool = True
     ) -> ClassMapNet:
         """Make the classifier of a round, in training mode; see `wsseg.localize.tags.cam.cam`."""
-        from wsseg.localize.tags.backbone import localizer_backbone
-        from wsseg.nets.cam_head import ClassMapNet
+        from wsseg.localize.tags.backbone import class_map_net
 
-        return ClassMapNet(
-            localizer_backbone(config, load_weights=load_weights),
-            num_classes,
-            config.pooling,
-            dropout=config.dropout,
-            bias=config.head_bias,
-            focal_gamma=config.focal_gamma,
-        )
+        return class_map_net(config, num_classes, load_weights=load_weights)
 
     def numbers(self, config: AePsl) -> Sequence[int]:
         """List the rounds, from 1."""
@@ -144,10 +135,10 @@ class AePslLocalizer(RoundsLocalizer):
         """Choose the first round, whose network knows whole images."""
         return numbers[0]
 
-    def data(self, this: Round) -> TagData:
+    def data(self, this: Round) -> RoundData:
         """Make items from the images without what the rounds before mined."""
         if this.number == 1:
-            return tag_data(this.inputs)
+            return RoundData(this.inputs)
         return ErasedData(this)
 
     def after(self, this: Round, net: ClassMapNet) -> dict[str, Any]:
@@ -201,7 +192,7 @@ class AePslLocalizer(RoundsLocalizer):
 ae_psl = AePslLocalizer()
 
 
-class ErasedData(TagData):
+class ErasedData(RoundData):
     """Tagged images without what the rounds before mined.
 
     Args:
@@ -218,13 +209,7 @@ class ErasedData(TagData):
                 f"No image could be mined in round {this.number - 1}; the reasons are in "
                 f"{self.before / 'manifest.jsonl'}."
             )
-        super().__init__(
-            usable,
-            inputs.dataset.classes.num_classes,
-            inputs.config.augment,
-            in_channels=1 if inputs.config.grey else 3,
-            max_side_px=inputs.context.max_side_px,
-        )
+        super().__init__(inputs, usable)
 
     def read(self, sample: Sample) -> NDArray[np.uint8]:
         """Read an image and erase what was mined before, (H, W, 3) uint8 RGB."""

@@ -48,14 +48,6 @@ def cam(*, config: Cam = Cam(), num_classes: int, load_weights: bool = True) -> 
         >>> net.num_classes, net.backbone.stride
         (2, 8)
     """
-    from wsseg.localize.tags.backbone import localizer_backbone
-    from wsseg.nets.cam_head import ClassMapNet
+    from wsseg.localize.tags.backbone import class_map_net
 
-    return ClassMapNet(
-        localizer_backbone(config, load_weights=load_weights),
-        num_classes,
-        config.pooling,
-        dropout=config.dropout,
-        bias=config.head_bias,
-        focal_gamma=config.focal_gamma,
-    )
+    return class_map_net(config, num_classes, load_weights=load_weights)

@@ -37,8 +37,7 @@ from wsseg.device import best_device
 from wsseg.errors import DataError
 from wsseg.localize.clusters import kmeans
 from wsseg.localize.config import TagLocalizerConfig
-from wsseg.localize.data import TagData
-from wsseg.localize.rounds import Round, RoundsLocalizer, folder_of, tag_data
+from wsseg.localize.rounds import Round, RoundData, RoundInputs, RoundsLocalizer, folder_of
 
 if TYPE_CHECKING:
     from wsseg.localize.tags.cam import Cam
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from wsseg.nets.sc_cam_head import ScCamNet
 
 CLUSTERS_FILE = "clusters.json"
+_FEATURES = "features"
 _CLUSTER_STREAM = 22
 # These blend images, and nobody knows the sub-tags of a blend.
 _BLENDING = ("cutmix", "mixup_cam")
@@ -90,6 +90,7 @@ class ScCamLocalizer(RoundsLocalizer):
     """The rounds of SC-CAM."""
 
     config_class = ScCam
+    passing = (_FEATURES,)
 
     def __call__(
         self, *, config: ScCam = ScCam(), num_classes: int, load_weights: bool = True
@@ -160,11 +161,11 @@ class ScCamLocalizer(RoundsLocalizer):
         config = this.inputs.config if this.number else plain(this.inputs.config)
         return make_localizer(config, this.inputs.dataset.classes.num_classes)
 
-    def data(self, this: Round) -> TagData:
+    def data(self, this: Round) -> RoundData:
         """Make items with tags, and after round 0 with sub-tags."""
         inputs = this.inputs
         if this.number == 0:
-            return tag_data(inputs)
+            return RoundData(inputs)
         path = folder_of(inputs, this.number - 1) / CLUSTERS_FILE
         clusters = json.loads(path.read_bytes())["clusters"]
         return SubCategoryData(inputs, clusters)
@@ -181,7 +182,7 @@ class ScCamLocalizer(RoundsLocalizer):
         """
         if this.is_last:
             return {}
-        stage = this.stage("features")
+        stage = this.stage(_FEATURES)
         samples = [sample for sample in this.inputs.samples if sample.labels.tags]
         if not stage.begin():
             net = net.to(best_device()).eval()
@@ -202,7 +203,7 @@ class ScCamLocalizer(RoundsLocalizer):
 sc_cam = ScCamLocalizer()
 
 
-class SubCategoryData(TagData):
+class SubCategoryData(RoundData):
     """Tagged images with the sub-category of each present class.
 
     Args:
@@ -211,15 +212,8 @@ class SubCategoryData(TagData):
             trains the parent classes only.
     """
 
-    def __init__(self, inputs: Any, clusters: Mapping[str, Mapping[str, int]]) -> None:
-        plain_data = tag_data(inputs)
-        super().__init__(
-            plain_data.samples,
-            plain_data.tags.shape[1],
-            plain_data.config,
-            in_channels=plain_data.in_channels,
-            max_side_px=plain_data.max_side_px,
-        )
+    def __init__(self, inputs: RoundInputs, clusters: Mapping[str, Mapping[str, int]]) -> None:
+        super().__init__(inputs)
         self.sub_tags = sub_tags(
             [sample.id for sample in self.samples],
             clusters,
@@ -335,7 +329,7 @@ def _write_features(this: Round, net: ClassMapNet, sample: Sample) -> None:
     from wsseg.localize.inference import mean_features
 
     image = read_working_image(sample.image_path, this.inputs.context.max_side_px)
-    path = this.stage("features").file("vectors", sample.id, ".npz")
+    path = this.stage(_FEATURES).file("vectors", sample.id, ".npz")
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, vector=mean_features(net, image))
 
