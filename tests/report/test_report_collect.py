@@ -174,6 +174,18 @@ def test_stages_are_listed_in_the_order_of_the_chain(data: ReportData):
     assert [run.seconds for run in data.stage_runs] == [12.0, 24.0, 36.0, 48.0]
 
 
+def test_what_a_training_keeps_between_its_rounds_is_no_stage(make_run: MakeRun):
+    run = make_run()
+    mined = run.path / "localize" / "training" / "round_1" / "mined"
+    mined.mkdir(parents=True)
+    (mined / "stage.json").write_text('{"progress": "done"}')
+    line = {"id": "torn", "status": "failed", "reason": "it is torn"}
+    (mined / "manifest.jsonl").write_text(json.dumps(line) + "\n")
+    data = collect(run.path)
+    assert not [one.name for one in data.stage_runs if "mined" in one.name]
+    assert ("torn", "it is torn") in [(one.id, one.reason) for one in data.failures]
+
+
 def test_the_gallery_is_ordered_worst_first(data: ReportData):
     doubts = [item.doubt for item in data.gallery]
     assert None not in doubts

@@ -21,6 +21,7 @@ STAGE_ORDER = (
 )
 _SECTIONS = ("localize", "refine", "pseudo", "segment", "evaluate")
 _OWN_KEYS = {"name", "title", "paper", "supervision", "seed", *_SECTIONS}
+_TRAINING = "training"
 _MASK_KEYS = ("use_masks", "tuned_on_masks")
 _SUPERVISION_WORDS = {
     "I": "I: image tags",
@@ -187,7 +188,8 @@ def read_stage_runs(run_dir: Path) -> tuple[tuple[StageRun, ...], tuple[Failure,
         run_dir: The run folder.
 
     Returns:
-        The stages in the order of the chain, and the images that failed in them.
+        The stages in the order of the chain, and the images that failed in them. What a training
+        keeps for itself between its rounds is no stage, but images may fail there, too.
     """
     folders = {path.parent for name in (STAGE_FILE, MANIFEST_FILE) for path in run_dir.rglob(name)}
     names = sorted((f.relative_to(run_dir).as_posix() for f in folders), key=_chain_position)
@@ -197,6 +199,8 @@ def read_stage_runs(run_dir: Path) -> tuple[tuple[StageRun, ...], tuple[Failure,
         manifest = _last_lines(run_dir / name / MANIFEST_FILE)
         failed = {key: line for key, line in manifest.items() if line.get("status") == "failed"}
         failures += [Failure(name, key, _reason(line)) for key, line in failed.items()]
+        if _TRAINING in name.split("/"):
+            continue
         runs.append(
             StageRun(
                 name=name,
