@@ -235,3 +235,15 @@ def test_the_largest_confusions_are_named_worst_first():
         "10.0 % of b is taken for a",
         "2.0 % of background is taken for a",
     ]
+
+
+def test_stages_inside_of_others_count_once_in_the_working_time(make_run: MakeRun):
+    from wsseg.report.render import _working_seconds
+
+    run = make_run()
+    masks = run.path / "segment" / "round_1" / "masks"
+    masks.mkdir(parents=True)
+    (masks / "stage.json").write_text('{"progress": "done", "seconds": 1000}')
+    data = collect(run.path)
+    assert "segment/round_1/masks" in [one.name for one in data.stage_runs]
+    assert _working_seconds(data) == 120

@@ -217,10 +217,22 @@ def _cards(data: ReportData) -> list[dict[str, Any]]:
         cards.append(_card("Highest doubt", f"{doubts[-1]:.2f}", "", "label-free, 0 is sure"))
     failed = len({failure.id for failure in data.failures})
     cards.append(_card("Failed images", f"{failed:,}", "", ""))
-    times = [run.seconds for run in data.stage_runs if run.seconds is not None]
-    if times:
-        cards.append(_card("Working time", duration(sum(times)), "", "all stages"))
+    seconds = _working_seconds(data)
+    if seconds is not None:
+        cards.append(_card("Working time", duration(seconds), "", "all stages"))
     return cards
+
+
+def _working_seconds(data: ReportData) -> float | None:
+    """Add up the stages; the time of one holds that of those inside of it, such as rounds."""
+    names = [f"{run.name}/" for run in data.stage_runs]
+    times = [
+        run.seconds
+        for run, name in zip(data.stage_runs, names, strict=True)
+        if run.seconds is not None
+        and not any(name != other and name.startswith(other) for other in names)
+    ]
+    return sum(times) if times else None
 
 
 def _card(label: str, value: str, unit: str, note: str) -> dict[str, Any]:
