@@ -141,6 +141,28 @@ def test_an_unknown_key_is_answered_with_the_nearest() -> None:
         explain("localize.trainin")
 
 
+def test_what_holds_settings_is_explained_down_to_their_keys() -> None:
+    """A field of settings that GROUPS does not list would be named, but not explained."""
+    infos = all_keys()
+    groups = [i for i in infos if i.type.startswith(("settings", "list of settings"))]
+    shown = {i.key.rpartition(".")[0] for i in infos}
+    hidden = {i.key for i in groups} - shown
+    assert {key for key in hidden if not any(s.startswith(f"{key}.") for s in shown)} == set()
+    assert explain("localize.tags.regularisers.s2c.segments.sam.model")
+    assert explain("localize.boxes.segments.folder.path")
+    assert explain("localize.points.segments.superpixels.merge.colour_weight")
+    assert explain("localize.tags.cue.folder.path")
+
+
+def test_null_is_named_only_where_it_means_that_there_is_none() -> None:
+    assert explain("localize.cue")[0].type.endswith("; or null")
+    segments = explain("refine.steps.map_prompts.segments")[0]
+    assert segments.type == "settings by name: folder, sam, superpixels"
+    assert segments.default == "name: superpixels"
+    assert "superpixels (null, too)" in segments.description
+    assert not explain("localize.boxes")[0].type.endswith("null")
+
+
 def test_every_key_without_a_choice_can_be_set_as_written() -> None:
     self_training = ["segment.rounds={count: 1, uncertainty: {}}", "segment.correction={}"]
     self_training.append("segment.trust={tags: 0.5}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -21,8 +22,13 @@ from wsseg.type_text import choice_name, config_classes, type_text, yaml_text
 GROUPS: dict[str, registry.Group] = {
     "localize": "localizers",
     "localize.tags": "localizers",
+    "localize.tags.cue": "cues",
+    "localize.tags.regularisers": "regularisers",
+    "localize.tags.regularisers.s2c.segments": "segments",
     "localize.boxes": "localizers",
+    "localize.boxes.segments": "segments",
     "localize.points": "localizers",
+    "localize.points.segments": "segments",
     "localize.scribbles": "localizers",
     "localize.cue": "cues",
     "localize.regularisers": "regularisers",
@@ -40,7 +46,7 @@ GROUPS: dict[str, registry.Group] = {
 }
 """The keys whose settings are those of registered methods."""
 
-LISTS = ("localize.regularisers", "refine.steps")
+LISTS = ("localize.regularisers", "localize.tags.regularisers", "refine.steps")
 """Those of them that hold a list of methods, each addressed by its name."""
 
 REQUIRED = "required"
@@ -284,7 +290,7 @@ def _field_type(field: FieldInfo, key: str) -> str:
     text = f"settings by name: {', '.join(_method_names(key))}"
     if key in LISTS:
         return f"list of {text}"
-    return text if field.is_required() else f"{text}; or null"
+    return f"{text}; or null" if type(None) in get_args(field.annotation) else text
 
 
 def _default_text(field: FieldInfo) -> str:

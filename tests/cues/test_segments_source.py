@@ -7,9 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wsseg import registry
 from wsseg.cues.segments import Segments, SegmentsContext
 from wsseg.cues.segments_folder import FolderSegments
-from wsseg.cues.segments_source import SegmentMaps, all_segments, painting_order
+from wsseg.cues.segments_source import (
+    SegmentMaps,
+    all_segments,
+    check_configured,
+    painting_order,
+)
 from wsseg.cues.segments_tree import Superpixels
 from wsseg.data.working import read_working_image
 from wsseg.errors import DataError
@@ -34,6 +40,25 @@ def test_segments_are_made_once_per_image_and_setting(tmp_path, monkeypatch):
     np.testing.assert_array_equal(first.scores, again.scores)
     with pytest.raises(TypeError):
         all_segments(make_image(1), Superpixels(), context)
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        ("refiners", "map_prompts"),
+        ("refiners", "segment_merge"),
+        ("regularisers", "s2c"),
+        ("localizers", "point_prompts"),
+        ("localizers", "box_prompts"),
+    ],
+)
+def test_a_recipe_that_says_null_names_the_backend_that_it_means(group, name, make_dataset, caplog):
+    settings = registry.settings(group, {"name": name, "segments": None})
+    assert settings.model_dump(mode="json")["segments"] == Superpixels().model_dump(mode="json")
+    assert settings == registry.settings(group, name)
+    caplog.set_level(logging.INFO)
+    check_configured(settings, make_dataset({"a": {"tags": {1}}}))
+    assert f"{name} takes segments of: superpixels" in caplog.text
 
 
 def test_damaged_segments_are_made_anew(tmp_path):

@@ -111,6 +111,24 @@ def test_classes_compete_by_logit_and_mean_score(monkeypatch):
     assert facts == {}
 
 
+def test_peaks_that_ask_in_place_of_boxes_are_noted(monkeypatch):
+    mask = np.zeros((1, *SIZE), bool)
+    mask[0, :, :50] = True
+    answers = [Segments.of_masks(mask, np.ones(1))] * 3
+    monkeypatch.setattr(module, "open_kept", lambda *_: Answers(answers))
+    for prompts, least, expected in (
+        ("points", 1, None),
+        ("boxes", 1, None),
+        ("boxes", 15, "no area for a box in the classes [7]; their peaks asked"),
+        ("both", 500, "no area for a box in the classes [3, 7]; their peaks asked"),
+    ):
+        context = RefineContext(sample_id="a")
+        config = MapPrompts(prompts=prompts, min_box_area_px=least)
+        answers[:] = [answers[0]] * 3
+        map_prompts(IMAGE, make_scores(), config=config, context=context)
+        assert context.facts.get("note") == expected
+
+
 NONE = Segments.of_masks(np.zeros((0, *SIZE), bool), np.zeros(0))
 
 

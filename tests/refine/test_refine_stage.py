@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -65,6 +66,23 @@ def test_every_image_with_scores_is_refined(dataset, before, tmp_path):
     sound = load_scores(stage.file("scores", "ok", ".npz"))
     assert (sound.values == 1).all()
     assert stage.is_done
+
+
+def test_what_a_refiner_notes_about_images_is_counted_in_the_log(
+    dataset, before, tmp_path, monkeypatch, caplog
+):
+    def noting(image, scores, *, config, context):
+        if context.tags:
+            context.facts["note"] = f"nothing for the classes {sorted(context.tags)}; kept"
+        return scores
+
+    chosen = step("background_constant")
+    monkeypatch.setattr("wsseg.refine.stage.registry.load", lambda *_: noting)
+    stage = StageDir(tmp_path / "refine" / "1_background_constant", "f")
+    caplog.set_level(logging.INFO)
+    refine_step(dataset, chosen, before, stage, RunContext())
+    told = "background_constant: 2 of 3 images: nothing for the classes [...]; kept"
+    assert told in caplog.messages
 
 
 def test_a_complete_step_is_not_done_again(dataset, before, tmp_path, monkeypatch):

@@ -32,13 +32,17 @@ from wsseg.errors import DataError
 Bools = npt.NDArray[np.bool_]
 
 
+DEFAULT_BACKEND = "superpixels"
+
+
 def _checked_settings(value: Any) -> Any:
-    return None if value is None else registry.settings("segments", value)
+    return registry.settings("segments", DEFAULT_BACKEND if value is None else value)
 
 
-SegmentsField = Annotated[SerializeAsAny[MethodConfig] | None, BeforeValidator(_checked_settings)]
-"""A field of any configuration that holds the settings of a backend, or null for none; keys of
-such fields are listed in `wsseg.explain.GROUPS`."""
+SegmentsField = Annotated[SerializeAsAny[MethodConfig], BeforeValidator(_checked_settings)]
+"""A field of any configuration that holds the settings of a backend; keys of such fields are listed
+in `wsseg.explain.GROUPS`. Null stands for `DEFAULT_BACKEND` and becomes its settings, so that the
+recipe of a run names the backend that it used."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,7 +271,7 @@ def check_points(prompt: Prompt, size: tuple[int, int]) -> None:
 
 def open_segments(
     image: np.ndarray,
-    config: MethodConfig | str = "superpixels",
+    config: MethodConfig | str = DEFAULT_BACKEND,
     context: SegmentsContext | None = None,
 ) -> OpenedImage:
     """Open an image with a backend.

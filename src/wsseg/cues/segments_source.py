@@ -49,7 +49,9 @@ def check_segments(config: MethodConfig, dataset: Dataset) -> None:
 
 
 def check_configured(config: MethodConfig, dataset: Dataset) -> None:
-    """Ask the backend that a method's settings name, if they name one in ``segments``.
+    """Ask the backend that a method's settings name in ``segments``, if they have such a field.
+
+    The log says which backend it is.
 
     Args:
         config: Settings of a refiner or a regulariser.
@@ -60,6 +62,8 @@ def check_configured(config: MethodConfig, dataset: Dataset) -> None:
     """
     settings = getattr(config, "segments", None)
     if isinstance(settings, MethodConfig):
+        method = str(config.model_dump()["name"])
+        console.info(f"{method} takes segments of: {settings.model_dump()['name']}")
         check_segments(settings, dataset)
 
 

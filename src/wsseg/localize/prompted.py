@@ -51,7 +51,8 @@ class PromptedConfig(DirectLocalizerConfig):
     """What localizers by prompts share."""
 
     segments: SegmentsField = Field(
-        Superpixels(), description="Where segments come from: superpixels, sam or folder."
+        Superpixels(),
+        description="Where segments come from: superpixels (null, too), sam or folder.",
     )
     choose: Literal["whole", "score"] = Field(
         "score",
@@ -209,9 +210,8 @@ def _ask(
     context: LocalizeContext,
 ) -> tuple[list[_Found], list[_Prompted]]:
     """Ask all prompts of an image: what was found, and the prompts without an answer."""
-    settings = Superpixels() if config.segments is None else config.segments
     known = SegmentsContext(context.sample_id, context.device, None, context.shared)
-    opened: OpenedImage = open_kept(image, settings, known)
+    opened: OpenedImage = open_kept(image, config.segments, known)
     xy, class_ids = points
     found: list[_Found] = []
     missed: list[_Prompted] = []

@@ -5,7 +5,7 @@ segment where it ends. For every class, in an image of its own scores s_c:
 
 * points: its highest peak, and all others above `min_peak` (`wsseg.cues.peaks`), as one prompt;
 * boxes: one per connected area of s_c >= `box_threshold`, each a prompt, with its peak as a point
-  where both are asked for.
+  where both are asked for; where no area is large enough, the peaks ask, which the manifest notes.
 
 The peaks of the other classes say where the object is not (`negatives`). Of the answers to a prompt
 one is chosen: the `whole` (the last), the best `score`, or what fits the thresholded map best
@@ -23,6 +23,7 @@ its scores; the manifest notes both.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -72,7 +73,8 @@ class MapPrompts(MethodConfig):
         "backend; overlap, the one that fits the scores above box_threshold best.",
     )
     segments: SegmentsField = Field(
-        Superpixels(), description="Where segments come from: superpixels, sam or folder."
+        Superpixels(),
+        description="Where segments come from: superpixels (null, too), sam or folder.",
     )
 
 
@@ -104,15 +106,27 @@ def map_prompts(
     if len(scores.class_ids) == 1:
         return with_constant_background(full, 1.0)
     context = context or RefineContext()
-    settings = Superpixels() if config.segments is None else config.segments
-    opened = open_kept(image, settings, segments_context(context))
-    masks = [_class_mask(opened, full.values, row, config) for row in range(1, len(full.values))]
+    opened = open_kept(image, config.segments, segments_context(context))
+    asked = [class_prompts(full.values, row, config) for row in range(1, len(full.values))]
+    masks = [
+        _class_mask(opened, full.values, row, prompts, config)
+        for row, prompts in enumerate(asked, start=1)
+    ]
     silent = [int(full.class_ids[i + 1]) for i, mask in enumerate(masks) if mask is None]
+    notes = []
+    if config.prompts != "points":
+        without = [any(prompt.box is None for prompt in prompts) for prompts in asked]
+        if any(without):
+            pointed = full.class_ids[1:][without].tolist()
+            notes.append(f"no area for a box in the classes {pointed}; their peaks asked")
     if len(silent) == len(masks):
-        context.facts["note"] = "no segment; scores kept"
+        notes.append("no segment; scores kept")
+    elif silent:
+        notes.append(f"no segment for the classes {silent}; their scores kept")
+    if notes:
+        context.facts["note"] = ". ".join(notes)
+    if len(silent) == len(masks):
         return full
-    if silent:
-        context.facts["note"] = f"no segment for the classes {silent}; their scores kept"
     return replace(full, values=_combined(full.values, masks))
 
 
@@ -125,7 +139,8 @@ def class_prompts(values: np.ndarray, row: int, config: MapPrompts) -> list[Prom
         config: Which prompts.
 
     Returns:
-        The prompts; none where the class has no evidence.
+        The prompts; none where the class has no evidence. Where boxes are wanted and no area is
+        large enough for one, its peaks ask instead, as one prompt without a box.
     """
     peaks = {
         other: map_peaks(values[other], config.peak_distance_px, config.min_peak)
@@ -185,10 +200,13 @@ def soft_mask(answer: Segments, index: int) -> Floats:
 
 
 def _class_mask(
-    opened: OpenedImage, values: np.ndarray, row: int, config: MapPrompts
+    opened: OpenedImage,
+    values: np.ndarray,
+    row: int,
+    prompts: Sequence[Prompt],
+    config: MapPrompts,
 ) -> Floats | None:
     """Ask for one class: (H, W) logits, 0 outside of its masks; None without an answer."""
-    prompts = class_prompts(values, row, config)
     wanted = values[row] >= config.box_threshold
     found = [
         soft_mask(answer, choose_answer(answer, wanted, config.choose))

@@ -57,7 +57,8 @@ class SegmentMerge(MethodConfig):
         "as published; overlap, the one that covers the largest share of it.",
     )
     segments: SegmentsField = Field(
-        Superpixels(), description="Where segments come from: superpixels, sam or folder."
+        Superpixels(),
+        description="Where segments come from: superpixels (null, too), sam or folder.",
     )
 
 
@@ -89,8 +90,7 @@ def segment_merge(
     if len(scores.class_ids) == 1:
         return with_constant_background(full, 1.0)
     context = context or RefineContext()
-    settings = Superpixels() if config.segments is None else config.segments
-    segments = all_segments(image, settings, segments_context(context))
+    segments = all_segments(image, config.segments, segments_context(context))
     if len(segments) == 0:
         context.facts["note"] = "no segment; scores kept"
         return full

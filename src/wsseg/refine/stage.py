@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -100,9 +102,19 @@ def refine_step(
         return step_context.facts
 
     stage.for_each(samples, work, title=f"refine: {name}")
+    _tell_notes(name, stage)
     if cue is not None:
         cue.note_empty()
     stage.finish(seconds=time.perf_counter() - started, state=state)
+
+
+def _tell_notes(name: str, stage: StageDir) -> None:
+    """Count what a refiner noted about single images, such as that it kept their scores."""
+    lines = stage.manifest().values()
+    # Lists of classes differ from image to image; the manifest has them.
+    notes = Counter(re.sub(r"\[.*?\]", "[...]", line["note"]) for line in lines if "note" in line)
+    for note, count in notes.most_common():
+        console.info(f"{name}: {count} of {len(lines)} images: {note}")
 
 
 def _marks(

@@ -54,7 +54,8 @@ class S2c(MethodConfig):
         "s2c", description="Features agree within segments; peaks of maps ask for segments."
     )
     segments: SegmentsField = Field(
-        Superpixels(), description="Where segments come from: superpixels, sam or folder."
+        Superpixels(),
+        description="Where segments come from: superpixels (null, too), sam or folder.",
     )
     overlap: Literal["score", "area"] = Field(
         "score",
@@ -176,7 +177,7 @@ class S2cRegulariser(Regulariser):
         if not self._needs_maps():
             return {}
         maps = SegmentMaps(
-            self._settings(),
+            self.config.segments,
             inputs.folder / "segments",
             overlap=self.config.overlap,
             device=inputs.device,
@@ -227,7 +228,7 @@ class S2cRegulariser(Regulariser):
         from wsseg.localize.regularise.s2c_losses import summed_maps
         from wsseg.localize.regularise.s2c_targets import PeakRule, crop_pixels, prompted_classes
 
-        batch, settings = step.batch, self._settings()
+        batch, settings = step.batch, self.config.segments
         maps = summed_maps(net, batch, self.config.scales).cpu().numpy()
         present = batch["tags"].cpu().numpy() > 0
         valid = None if "valid" not in batch else batch["valid"][:, 0].cpu().numpy() > 0
@@ -251,9 +252,6 @@ class S2cRegulariser(Regulariser):
 
     def _needs_maps(self) -> bool:
         """Tell whether a loss looks at the map of segments that was made of the whole image."""
-        backend = registry.load("segments", str(self._settings().model_dump()["name"]))
+        backend = registry.load("segments", str(self.config.segments.model_dump()["name"]))
         prompts_map = self.config.cpm_weight > 0 and getattr(backend, "needs_whole_images", False)
         return self.config.ssc_weight > 0 or prompts_map
-
-    def _settings(self) -> MethodConfig:
-        return Superpixels() if self.config.segments is None else self.config.segments
