@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from wsseg import registry
 from wsseg.context import RunContext
 from wsseg.data.image_io import read_mask
 from wsseg.data.labels import Boxes, Points, Scribbles, WeakLabels
@@ -13,6 +14,7 @@ from wsseg.data.scores import Scores, load_scores
 from wsseg.errors import DataError, RecipeError
 from wsseg.localize.constrain import constrained
 from wsseg.localize.direct import LocalizeContext, scores_of_mask
+from wsseg.localize.joined import joined
 from wsseg.localize.kinds import leading_kind, led_by
 from wsseg.localize.mixed import Mixed, mixed
 from wsseg.localize.stage import localize
@@ -211,9 +213,153 @@ def test_a_stage_uses_all_labels_and_says_which_led(dataset, tmp_path):
 def test_painted_masks_are_no_labels_without_permission(dataset, tmp_path):
     stage = StageDir(tmp_path / "localize", "f")
     localize(dataset, FILLED, stage, RunContext())
-    assert "masked" in stage.failures()
-    assert "localize.tags is null" in stage.failures()["masked"]
+    assert set(led_by(stage.manifest())) == {"boxed", "pointed", "scribbled", "val"}
     assert "masks" not in led_by(stage.manifest()).values()
+
+
+def test_images_with_tags_alone_are_left_out_and_counted_where_nothing_learns_from_tags(
+    dataset, tmp_path, caplog
+):
+    stage = StageDir(tmp_path / "localize", "f")
+    localize(dataset, FILLED, stage, RunContext(allow_masks=True))
+    assert not stage.failures()
+    assert "tagged" not in stage.manifest()
+    told = caplog.text
+    assert "1 images have no scribbles or boxes or points and get no maps (tagged)" in told
+    assert "--set localize.tags=cam" in told
+
+
+def test_no_network_is_trained_for_images_that_have_masks(dataset):
+    config = FILLED.model_validate({**FILLED.model_dump(), "tags": TINY_CAM})
+    samples = [s for s in dataset if s.id in ("masked", "boxed", "ok")]
+    assert config.uses_network(samples, allow_masks=False)
+    assert not config.uses_network(samples, allow_masks=True)
+    assert config.uses_network(dataset.samples, allow_masks=True)
+    # Masks of other splits are there to score.
+    held_out = [dataclasses.replace(samples[0], split="val")]
+    assert config.uses_network(held_out, allow_masks=True)
+
+
+def test_boxes_of_classes_without_scribbles_lead_beside_scribbles():
+    labels = WeakLabels(
+        tags={1, 2},
+        boxes=Boxes([[6, 0, 10, 4]], [2]),
+        scribbles=Scribbles(([[1, 9], [4, 9]], [[0, 6], [12, 6]]), [1, 0]),
+    )
+    context = LocalizeContext()
+    found = hard(mixed(image(), labels, config=FILLED, context=context))
+    assert (found[:4, 6:10] == 2).all()
+    assert (found[9, 1:4] == 1).all()
+    assert (found[6] == 0).all()
+    # Seeds alone say nothing of the rest, so no more is known than that.
+    assert (found[0, :6] == 255).all()
+    assert context.facts["led_by"] == "scribbles"
+    assert context.facts["led_classes"] == {"scribbles": [1], "boxes": [2]}
+
+
+@pytest.mark.parametrize("tags", [None, {1, 2}])
+def test_classes_from_boxes_and_from_seeds_share_their_background(tags):
+    rows, columns = np.mgrid[:40, :60]
+    truth = np.zeros((40, 60), np.uint8)
+    truth[(rows - 20) ** 2 + (columns - 15) ** 2 <= 8**2] = 1
+    truth[(rows - 20) ** 2 + (columns - 45) ** 2 <= 8**2] = 2
+    picture = np.array([[60, 60, 60], [200, 40, 40], [40, 200, 40]], np.uint8)[truth]
+    strokes = Scribbles(([[12, 20], [18, 20]], [[2, 2], [58, 2]]), [1, 0])
+    labels = WeakLabels(tags=tags, boxes=Boxes([[34, 10, 56, 31]], [2]), scribbles=strokes)
+    found = hard(mixed(picture, labels))
+    for class_id in (0, 1, 2):
+        mine, true = found == class_id, truth == class_id
+        assert (mine & true).sum() / (mine | true).sum() > 0.8
+
+
+def test_boxes_lead_where_strokes_mark_nothing_but_background():
+    ground = Scribbles(([[0, 11], [12, 11]],), [0])
+    labels = WeakLabels(tags={1}, boxes=BOXES, scribbles=ground)
+    assert leading_kind(labels) == "boxes"
+    context = LocalizeContext()
+    found = hard(mixed(image(), labels, config=FILLED, context=context))
+    assert (found[2:8, 2:8] == 1).all()
+    assert (found == 1).sum() == 36
+    assert context.facts["led_by"] == "boxes"
+    assert leading_kind(WeakLabels(tags={1}, scribbles=ground)) == "tags"
+    assert leading_kind(WeakLabels(points=POINTS, scribbles=ground)) == "points"
+    assert leading_kind(WeakLabels(scribbles=ground)) == "scribbles"
+    alone = hard(mixed(image(), WeakLabels(scribbles=ground), config=FILLED))
+    assert (alone[11] == 0).all()
+    assert (alone[:9] == 255).all()
+
+
+def test_a_class_with_points_alone_keeps_the_outside_of_boxes_open():
+    labels = WeakLabels(boxes=BOXES, points=Points([[10.5, 10.5]], [2]))
+    found = hard(mixed(image(), labels, config=FILLED))
+    assert found[10, 10] == 2
+    assert found[4, 4] == 1
+    assert found[0, 0] == 255
+
+
+def test_shapes_that_the_tags_exclude_or_that_lie_off_the_image_do_not_lead():
+    excluded = WeakLabels(tags={1}, boxes=BOXES, scribbles=Scribbles(([[3, 5], [7, 5]],), [2]))
+    context = LocalizeContext()
+    found = hard(mixed(image(), excluded, config=FILLED, context=context))
+    assert context.facts["led_by"] == "boxes"
+    assert (found == 1).sum() == 36
+    off = Scribbles(([[30, 5], [40, 5]],), [1])
+    context = LocalizeContext()
+    labels = WeakLabels(tags={1}, boxes=BOXES, scribbles=off)
+    found = hard(mixed(image(), labels, config=FILLED, context=context))
+    assert context.facts["led_by"] == "boxes"
+    assert (found == 1).sum() == 36
+    context = LocalizeContext()
+    nothing = mixed(image(), WeakLabels(scribbles=off), config=FILLED, context=context)
+    assert nothing.unknown.all()
+    assert "no shape lies in the image" in context.facts["notes"][0]
+
+
+def test_joined_scores_are_those_of_the_formula():
+    rng = np.random.default_rng(0)
+    parts = []
+    for ids in ([0, 3, 1], [0, 2], [0, 7]):
+        values = rng.random((len(ids), 3, 4)).astype(np.float32)
+        parts.append(Scores(values, np.array(ids, np.uint8), (3, 4)))
+    found = joined(parts)
+    assert found.class_ids.tolist() == [0, 1, 2, 3, 7]
+    a, b, c = (part.values.astype(np.float64) for part in parts)
+    free = 1 - a[1:].max(axis=0), 1 - b[1], 1 - c[1]
+    expected = {
+        0: np.minimum(np.minimum(a[0], b[0]), c[0]),
+        3: a[1] * free[1] * free[2],
+        1: a[2] * free[1] * free[2],
+        2: b[1] * free[0] * free[2],
+        7: c[1] * free[0] * free[1],
+    }
+    for class_id, row in expected.items():
+        at = found.class_ids.tolist().index(class_id)
+        np.testing.assert_allclose(found.values[at], row, atol=1e-6)
+    with pytest.raises(ValueError, match="scores of class 2"):
+        joined([parts[1], parts[1]])
+
+
+def test_parts_are_asked_for_their_segments_and_weights_before_the_run(dataset, tmp_path):
+    missing = {"name": "folder", "path": str(tmp_path / "none")}
+    config = Mixed(boxes={"name": "box_prompts", "segments": missing}, points="seeds")
+    with pytest.raises(DataError, match="none"):
+        config.check(dataset, allow_masks=False)
+    # A part that no image needs is not asked.
+    unboxed = tuple(s for s in dataset if s.labels.boxes is None)
+    config.check(dataclasses.replace(dataset, samples=unboxed), allow_masks=False)
+    config = Mixed(scribbles={"name": "graphnet", "backbone": "no_such_net"})
+    with pytest.raises(RecipeError, match="no_such_net"):
+        config.check(dataset, allow_masks=False)
+
+
+def test_a_cue_inside_a_part_is_refused_with_what_to_do(dataset):
+    class Cued(type(FILLED.boxes)):
+        cue: object = None
+
+    part = Cued(cue=registry.settings("cues", "rbd"))
+    config = FILLED.model_copy(update={"boxes": part})
+    with pytest.raises(RecipeError, match=r'with the cue "rbd".*localize\.boxes\.cue=null'):
+        config.check(dataset, allow_masks=False)
 
 
 def test_a_mixed_run_trains_by_trust_and_marks_numbers_of_painted_masks(dataset, tmp_path):

@@ -57,9 +57,27 @@ class DirectLocalizerConfig(LocalizerConfig):
         """Return the settings of the localizer from tags inside of this one, or None."""
         return None
 
-    def uses_network(self, samples: Sequence[Sample]) -> bool:  # noqa: ARG002 - for subclasses
-        """Say whether the network of `network_part` has to be trained for these samples."""
+    def uses_network(self, samples: Sequence[Sample], *, allow_masks: bool) -> bool:  # noqa: ARG002
+        """Say whether the network of `network_part` has to be trained for these samples.
+
+        Args:
+            samples: Samples that get scores.
+            allow_masks: Whether painted masks may be used.
+        """
         return False
+
+    def takes(self, labels: WeakLabels, *, has_mask: bool) -> bool:
+        """Say whether an image has what this localizer makes scores from; others are left out.
+
+        Args:
+            labels: The labels of the image.
+            has_mask: Whether it has a painted mask that may be used.
+        """
+        return has_mask or is_empty(labels) or has_kind(labels, self.label_kinds)
+
+    def left_out(self) -> tuple[str, str]:
+        """Say what images lack that are left out, and what to do about it; parts of a sentence."""
+        return " or ".join(self.label_kinds), ""
 
     def check(self, dataset: Dataset, *, allow_masks: bool) -> None:  # noqa: ARG002
         """Refuse, before the run starts, data that this localizer can do nothing with.
@@ -163,8 +181,8 @@ def has_kind(labels: WeakLabels, kinds: Iterable[str]) -> bool:
 
 
 def is_empty(labels: WeakLabels) -> bool:
-    """Say whether a person looked at the image and found nothing: no class and no shape."""
-    return labels.is_ok and not has_kind(labels, _KINDS[1:])
+    """Say whether a person looked at the image and found nothing: no class and no object."""
+    return labels.is_ok and not labels.class_ids()
 
 
 def kinds_text(dataset: Dataset) -> str:

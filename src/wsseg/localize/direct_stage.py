@@ -20,7 +20,6 @@ from wsseg.localize.direct import (
     DirectLocalizerConfig,
     LocalizeContext,
     all_background,
-    has_kind,
     is_empty,
     scaled_labels,
 )
@@ -59,9 +58,9 @@ def localize_direct(
     started = time.perf_counter()
     method = registry.load("localizers", config.name)
     samples = [s for s in dataset.samples if _is_labelled(s, config, context)]
-    note_left_out(dataset, samples, " or ".join(config.label_kinds))
+    note_left_out(dataset, samples, *config.left_out())
     cue = open_configured_cue(dataset, config, stage.path, context, localizer)
-    if localizer is not None and config.uses_network(samples):
+    if localizer is not None and config.uses_network(samples, allow_masks=context.allow_masks):
         # All processes train; the images below are the work of the first one alone.
         net = localizer()
         localizer = lambda: net  # noqa: E731
@@ -116,8 +115,7 @@ def note_left_out(dataset: Dataset, kept: Sequence[Sample], kinds: str, remedy: 
 
 
 def _is_labelled(sample: Sample, config: DirectLocalizerConfig, context: RunContext) -> bool:
-    has_mask = _may_use_mask(sample, config, context)
-    return has_mask or is_empty(sample.labels) or has_kind(sample.labels, config.label_kinds)
+    return config.takes(sample.labels, has_mask=_may_use_mask(sample, config, context))
 
 
 def _may_use_mask(sample: Sample, config: DirectLocalizerConfig, context: RunContext) -> bool:

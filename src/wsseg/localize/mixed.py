@@ -4,6 +4,10 @@ Painted masks are used as they are (those of the train split, and only with ``--
 there is none, scribbles lead before boxes, boxes before points, points before tags; each kind has a
 localizer of its own. Then all labels of the image bind the result:
 
+* a class is led by the strongest kind of shape that it has itself: where scribbles lead, a class
+  with boxes alone comes from its boxes. What two kinds claim for different classes is unknown, and
+  background is what all of them call background;
+* strokes that mark nothing but background lead only where there is no other label;
 * tags rule out classes that are not among them;
 * boxes bound their class: outside of all boxes of a class it scores 0, and where every class of the
   image is ruled out that way, the pixel is background;
@@ -15,15 +19,16 @@ A pixel that loses all evidence by that is unknown. The manifest names the kind 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from wsseg import registry
+from wsseg.cues.segments_source import check_configured
 from wsseg.cues.source import configured_cue
-from wsseg.data.labels import WeakLabels
+from wsseg.data.labels import IGNORE, WeakLabels
 from wsseg.data.scores import Scores
 from wsseg.errors import DataError, RecipeError
 from wsseg.localize.config import LocalizerConfig, TagLocalizerConfig
@@ -32,11 +37,22 @@ from wsseg.localize.direct import (
     DirectLocalizerConfig,
     LocalizeContext,
     all_background,
+    has_kind,
     is_empty,
     kinds_text,
     scores_of_mask,
 )
-from wsseg.localize.kinds import LED_BY, Kind, leading_kind
+from wsseg.localize.joined import joined, of_some_classes
+from wsseg.localize.kinds import (
+    LED_BY,
+    SHAPES,
+    Kind,
+    allowed,
+    classes_by_kind,
+    in_image,
+    leading_kind,
+    of_classes,
+)
 from wsseg.refine.background import with_constant_background
 
 if TYPE_CHECKING:
@@ -96,46 +112,102 @@ class Mixed(DirectLocalizerConfig):
         """Return the settings of the localizer from tags."""
         return self.tags if isinstance(self.tags, TagLocalizerConfig) else None
 
-    def uses_network(self, samples: Sequence[Sample]) -> bool:
-        """Say whether some image is led by its tags."""
+    def uses_network(self, samples: Sequence[Sample], *, allow_masks: bool) -> bool:
+        """Say whether some image is led by its tags.
+
+        Args:
+            samples: Samples that get scores.
+            allow_masks: Whether painted masks may be used.
+        """
         return self.tags is not None and any(
-            leading_kind(s.labels) == "tags" and not is_empty(s.labels) for s in samples
+            _kind(s, allow_masks=allow_masks) == "tags" for s in samples
+        )
+
+    def takes(self, labels: WeakLabels, *, has_mask: bool) -> bool:
+        """Say whether an image has a label that a part works from; see `DirectLocalizerConfig`."""
+        if has_mask or is_empty(allowed(labels)):
+            return True
+        kind = leading_kind(allowed(labels))
+        return kind is not None and (kind != "tags" or self.tags is not None)
+
+    def left_out(self) -> tuple[str, str]:
+        """Say what images lack that are left out; see `DirectLocalizerConfig`."""
+        if self.tags is not None:
+            return " or ".join(self.label_kinds), "label them"
+        return (
+            "scribbles or boxes or points",
+            "draw some, or let a network learn from tags (--set localize.tags=cam)",
         )
 
     def check(self, dataset: Dataset, *, allow_masks: bool) -> None:
         """Refuse data without labels, and parts that cannot work here.
+
+        A part that no image needs is not asked.
 
         Args:
             dataset: The data set.
             allow_masks: Whether painted masks may be used.
 
         Raises:
-            DataError: When no image of the train split has a label that a part works from.
-            RecipeError: When a part asks for a cue.
+            DataError: When no image of the train split has a label that a part works from, or a
+                part lacks data that it needs.
+            RecipeError: When a part asks for a cue, or cannot do what its settings ask.
+            MissingExtraError: When a part needs an optional package.
+            MissingWeightsError: When the weights of a part are not at hand.
         """
-        for kind in ("boxes", "points", "scribbles"):
-            if configured_cue(getattr(self, kind)) is not None:
-                raise RecipeError(
-                    f"localize.{kind} names a cue, which localizer mixed does not pass on. Choose "
-                    "another localizer for it."
-                )
+        for kind in SHAPES:
+            self._refuse_cue(kind)
         train = dataset.split("train")
-        usable = [s for s in train if _led(s, self, allow_masks) is not None]
-        if not any(not is_empty(s.labels) or s.mask_path for s in usable):
+        masked = {s.id for s in train if _has_mask(s, allow_masks=allow_masks)}
+        usable = [s for s in train if self.takes(s.labels, has_mask=s.id in masked)]
+        if not any(s.id in masked or not is_empty(allowed(s.labels)) for s in usable):
             hint = "" if allow_masks else " Painted masks count with --use-masks."
             raise DataError(
                 f'Localizer "mixed" finds no label that it can use ({kinds_text(dataset)}).{hint}'
             )
-        if self.uses_network(train):
+        self._check_parts_of(dataset, masked, allow_masks=allow_masks)
+        if self.uses_network(dataset.samples, allow_masks=allow_masks):
             from wsseg.localize.stage import check_trainable
 
             check_trainable([s for s in train if s.labels.tags is not None], dataset)
 
+    def _refuse_cue(self, kind: str) -> None:
+        part = getattr(self, kind)
+        cue = configured_cue(part)
+        if cue is not None:
+            raise RecipeError(
+                f'localize.{kind} is {part.name} with the cue "{cue.model_dump()["name"]}", but '
+                "mixed makes no cue maps for its parts. Set localize."
+                f"{kind}.cue=null, or choose a localizer without a cue, or run {part.name} alone "
+                f"(--set localize={part.name}) on the images with {kind}."
+            )
 
-def _led(sample: Sample, config: Mixed, allow_masks: bool) -> Kind | None:
-    kind = leading_kind(sample.labels, mask=allow_masks and sample.mask_path is not None)
-    needs_tags = kind == "tags" and not is_empty(sample.labels)
-    return None if needs_tags and config.tags is None else kind
+    def _check_parts_of(
+        self, dataset: Dataset, masked: Collection[str], *, allow_masks: bool
+    ) -> None:
+        """Ask the parts that some image needs for what they need."""
+        for kind in SHAPES:
+            part = getattr(self, kind)
+            needing = [
+                s for s in dataset if s.id not in masked and kind in _parts(allowed(s.labels), self)
+            ]
+            if needing:
+                check_configured(part, dataset)
+            if any(s.split == "train" for s in needing):
+                part.check(dataset, allow_masks=allow_masks)
+
+
+def _has_mask(sample: Sample, *, allow_masks: bool) -> bool:
+    """Masks are labels in the train split only; those of other splits are there to score."""
+    return allow_masks and sample.split == "train" and sample.mask_path is not None
+
+
+def _kind(sample: Sample, *, allow_masks: bool) -> Kind | None:
+    """Name what leads in an image; None where nothing does, or nothing has to."""
+    labels = allowed(sample.labels)
+    if _has_mask(sample, allow_masks=allow_masks):
+        return "masks"
+    return None if is_empty(labels) else leading_kind(labels)
 
 
 def mixed(
@@ -161,35 +233,77 @@ def mixed(
         DataError: When the image has tags alone and `Mixed.tags` is null, or no label at all.
     """
     context = context or LocalizeContext()
+    size = (image.shape[0], image.shape[1])
+    labels = allowed(labels)
     kind = leading_kind(labels, mask=context.mask is not None)
     context.facts[LED_BY] = kind
     if kind == "masks" and context.mask is not None:
         return scores_of_mask(context.mask())
     if is_empty(labels):
-        return all_background((image.shape[0], image.shape[1]))
+        return all_background(size)
     if kind is None:
         raise DataError(f"Image {context.sample_id} has no label. Label it, or remove it.")
+    point_radius_px = getattr(config.points, "point_radius_px", 3.0)
+    scribble_width_px = getattr(config.scribbles, "scribble_width_px", 3.0)
     if kind == "tags":
         scores = _from_tags(image, labels, config, context)
     else:
-        part = getattr(config, kind)
-        method = registry.load("localizers", part.name)
-        shown = _shapes_for(kind, labels)
-        scores = method(image, shown, config=part, context=context)
-    points, scribbles = config.points, config.scribbles
+        shown = in_image(labels, size, scribble_width_px)
+        context.facts[LED_BY] = leading_kind(shown) if has_kind(shown, SHAPES) else kind
+        scores = _from_shapes(image, shown, config, context)
     return constrained(
-        scores,
-        labels,
-        point_radius_px=getattr(points, "point_radius_px", 3.0),
-        scribble_width_px=getattr(scribbles, "scribble_width_px", 3.0),
+        scores, labels, point_radius_px=point_radius_px, scribble_width_px=scribble_width_px
     )
 
 
-def _shapes_for(kind: str, labels: WeakLabels) -> WeakLabels:
-    """Leave a localizer what it grows from; the rest constrains its result later."""
+def _parts(labels: WeakLabels, config: Mixed) -> dict[Kind, frozenset[int]]:
+    """Say which part makes the scores of which classes.
+
+    Classes with points alone go with the scribbles of the others where that part takes points: the
+    seeds of each are what the others are not.
+    """
+    found = classes_by_kind(labels)
+    takes_points = "points" in getattr(config.scribbles, "label_kinds", ())
+    if "scribbles" in found and "points" in found and takes_points:
+        found["scribbles"] |= found.pop("points")
+    if not found and has_kind(labels, ("scribbles",)):
+        # Nothing but strokes of background.
+        found["scribbles"] = frozenset()
+    return found
+
+
+def _from_shapes(
+    image: np.ndarray, labels: WeakLabels, config: Mixed, context: LocalizeContext
+) -> Scores:
+    """Let every class be led by its strongest shapes, and join what comes out."""
+    parts = _parts(labels, config)
+    if not parts:
+        context.note("no shape lies in the image; nothing is known of it")
+        return scores_of_mask(np.full(image.shape[:2], IGNORE, np.uint8))
+    if len(parts) > 1:
+        context.facts["led_classes"] = {kind: sorted(ids) for kind, ids in parts.items()}
+    found: list[Scores] = []
+    for kind, class_ids in parts.items():
+        part = getattr(config, kind)
+        method = registry.load("localizers", part.name)
+        shown = _shapes_for(kind, labels, class_ids, frozenset().union(*parts.values()))
+        scores = method(image, shown, config=part, context=context)
+        found.append(scores if len(parts) == 1 else of_some_classes(scores, class_ids))
+    return found[0] if len(found) == 1 else joined(found)
+
+
+def _shapes_for(
+    kind: Kind, labels: WeakLabels, class_ids: frozenset[int], led: frozenset[int]
+) -> WeakLabels:
+    """Leave a localizer what it grows from; the rest constrains its result later.
+
+    Tags of classes that other parts lead do not count here: what this part calls background is
+    compared with what those say.
+    """
+    tags = None if labels.tags is None else labels.tags - (led - class_ids)
     if kind == "boxes":
-        return WeakLabels(tags=labels.tags, boxes=labels.boxes)
-    return WeakLabels(tags=labels.tags, points=labels.points, scribbles=labels.scribbles)
+        return WeakLabels(tags=tags, boxes=of_classes(labels, class_ids).boxes)
+    return WeakLabels(tags=tags, points=labels.points, scribbles=labels.scribbles)
 
 
 def _from_tags(
