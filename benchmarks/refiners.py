@@ -7,10 +7,7 @@ Trains one classifier per seed, applies each chain of refiners to its maps, and 
 masks of one split against the true masks. Prints a Markdown table: mIoU, mean ± standard deviation
 over the seeds, and the gain over CAM + dense CRF of the same seed. A chain is written
 `affinity_net+dense_crf`; where no step of it makes a background, `threshold` is put where that
-refiner's page puts it. With --threshold sweep (default) it is the best one on the val masks, for
-each chain anew, so that no chain suffers from a badly chosen number; other settings are those of
---step and never tuned here. With scenes, each seed also draws scenes of its own.
-
+refiner's page XX
 A second call with the same folder continues, and prints again what is there.
 """
 
@@ -57,6 +54,8 @@ CHAINS = (
 THRESHOLD_BEHIND = ("attention_affinity", "superpixel_pooling")
 # Finds the background by itself.
 NO_THRESHOLD = ("random_walker",)
+TRAINED = ("affinity_net", "irn")
+GRID = (0.02, 0.04, 0.06, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
 # A classifier and refiners that 2 cores train in a few minutes each, for scenes of 96 px.
 SMALL = (
     "localize.backbone=resnet18",
@@ -119,7 +118,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--step", action="append", default=[], metavar="REFINER.KEY=VALUE")
     parser.add_argument("--refiners", type=lambda text: text.split(","), default=list(CHAINS))
     parser.add_argument(
-        "--threshold", default="sweep", help="sweep, label_free, or a number from 0 to 1"
+        "--threshold",
+        default="sweep",
+        help="sweep, through, label_free, or a number from 0 to 1",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--split", default="train", choices=["train", "val", "test"])
@@ -200,6 +201,8 @@ def steps_of(chain: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def threshold_settings(choice: str) -> dict[str, Any]:
+    if choice == "through":
+        return {}
     if choice in ("sweep", "label_free"):
         return {"method": choice}
     return {"method": "fixed", "value": float(choice)}
@@ -217,9 +220,11 @@ def outcome(
         if not (out / "recipe.yaml").exists() or not same_localizer(recipe, out):
             # Maps of all images, and nothing else; the threshold fills the background row.
             start = load_recipe(recipe.model_dump(mode="json"), ["refine.steps=[threshold]"])
-            run(dataset, recipe=start, out=out, use_masks=arguments.threshold == "sweep")
-        change = f"refine.steps={json.dumps(steps)}"
-        metrics = again(out, "evaluate", overrides=[change]).metrics
+            tunes = arguments.threshold in ("sweep", "through")
+            run(dataset, recipe=start, out=out, use_masks=tunes)
+        if arguments.threshold == "through":
+            steps = with_thresholds(steps, out)
+        metrics = applied(steps, out)
     except WssegError as error:
         return {"failed": f"{type(error).__name__}: {error}"}
     stages = metrics["stages"]
@@ -236,10 +241,42 @@ def outcome(
         "best_map_miou": best["miou"],
         "map": classifier.get("map"),
         "map_split": classifier.get("split"),
-        "threshold": next((e["threshold"] for e in of_split if e["threshold"] is not None), None),
+        "thresholds": [step["value"] for step in steps if "value" in step],
         "seconds": sum(seconds.values()),
         "localize_seconds": StageDir(out / "localize", "").state().get("seconds", 0.0),
     }
+
+
+def applied(steps: list[dict[str, Any]], out: Path) -> dict[str, Any]:
+    """Apply steps to the maps of a run; returns its metrics."""
+    change = f"refine.steps={json.dumps(steps)}"
+    metrics: dict[str, Any] = again(out, "evaluate", overrides=[change]).metrics
+    return metrics
+
+
+def with_thresholds(steps: list[dict[str, Any]], out: Path) -> list[dict[str, Any]]:
+    """Give each threshold the value that is best on the val masks behind the steps that follow."""
+    steps = list(steps)
+    for place, step in enumerate(steps):
+        if step["name"] != PLAIN:
+            continue
+        ends = (k for k in range(place + 1, len(steps)) if steps[k]["name"] in (PLAIN, *TRAINED))
+        end = next(ends, len(steps))
+
+        def quality(value: float, place: int = place, end: int = end) -> float:
+            steps[place] = threshold_at(value)
+            stages = applied(steps[:end], out)["stages"]
+            found = [e["miou"] for e in stages if (e["stage"], e["split"]) == ("pseudo", "val")]
+            if not found:
+                raise SystemExit("The split val has no masks to tune a threshold on.")
+            return float(found[0])
+
+        steps[place] = threshold_at(max(GRID, key=quality))
+    return steps
+
+
+def threshold_at(value: float) -> dict[str, Any]:
+    return {"name": PLAIN, "method": "fixed", "value": value}
 
 
 def same_localizer(recipe: Recipe, out: Path) -> bool:
