@@ -9,7 +9,7 @@ from PIL import Image
 
 from wsseg.data.image_io import read_mask
 from wsseg.data.labels import ClassList
-from wsseg.errors import DataError, MissingWeightsError
+from wsseg.errors import DataError, MissingWeightsError, RecipeError
 from wsseg.predict import find_samples, predict_folder
 from wsseg.segment.predict import Predictor
 
@@ -109,6 +109,98 @@ def test_a_broken_image_is_named_and_the_others_are_done(dark, model, images, tm
     assert "broken.png" in found.failures["broken"]
     assert "1 failed:" in found.text()
     assert found.as_dict()["failures"] == found.failures
+
+
+class Boxed(Dark):
+    """A network that calls boxes a dent."""
+
+    takes_boxes = True
+
+    def with_boxes(self, images: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        self.num_calls += len(images)
+        found = np.zeros((len(images), 2, *images.shape[1:3]), np.float32)
+        found[:, 0] = 1
+        for one, rows in zip(found, boxes, strict=True):
+            for x0, y0, x1, y1, class_id in rows.astype(int).tolist():
+                one[:, y0:y1, x0:x1] = np.eye(2)[class_id][:, None, None]
+        return found
+
+
+@pytest.fixture
+def boxed(monkeypatch: pytest.MonkeyPatch) -> Boxed:
+    from wsseg.segment.config import PredictConfig
+
+    forward = Boxed()
+    predictor = Predictor(forward, ClassList(("dent",)), PredictConfig(flip=False))
+    monkeypatch.setattr(Predictor, "load", classmethod(lambda _cls, _path: predictor))
+    return forward
+
+
+def coco_boxes(root: Path, *names: str, label: str = "dent", x: int = 1) -> None:
+    content = {
+        "images": [
+            {"id": number, "file_name": name, "width": 6, "height": 4}
+            for number, name in enumerate(names)
+        ],
+        "categories": [{"id": 7, "name": label}],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": number,
+                "category_id": 7,
+                "bbox": [x, 1, 2, 3],
+                "area": 6,
+                "iscrowd": 0,
+                "segmentation": [],
+            }
+            for number in range(len(names))
+        ],
+    }
+    (root / "annotations.json").write_text(json.dumps(content))
+
+
+def test_images_with_boxes_are_predicted_with_them_and_the_others_without(
+    boxed, model, images, tmp_path
+):
+    coco_boxes(images, "line 1/b.bmp")
+    found = predict_folder(
+        model, images, tmp_path / "out", overlay=False, labels=images, format="coco"
+    )
+    expected = np.zeros((4, 6), np.uint8)
+    expected[1:4, 1:3] = 1
+    assert read_mask(found.masks / "line 1" / "b.png").tolist() == expected.tolist()
+    assert read_mask(found.masks / "a.png").tolist() == [[1, 1, 0, 0, 0, 0]] * 4
+    assert "1 of them predicted with boxes, 1 without" in found.text()
+    assert found.as_dict()["with_boxes"] == 1
+    assert "with_boxes" not in predict_folder(model, images, tmp_path / "plain").as_dict()
+
+
+def test_other_boxes_predict_anew(boxed, model, images, tmp_path):
+    coco_boxes(images, "a.png", "line 1/b.bmp")
+    for x in (1, 1, 2):
+        coco_boxes(images, "a.png", "line 1/b.bmp", x=x)
+        found = predict_folder(
+            model, images, tmp_path / "out", overlay=False, labels=images, format="coco"
+        )
+    assert boxed.num_calls == 4
+    assert read_mask(found.masks / "a.png")[2].tolist() == [0, 0, 1, 1, 0, 0]
+
+
+def test_boxes_that_cannot_be_used_are_refused(dark, model, images, tmp_path):
+    coco_boxes(images, "a.png")
+    with pytest.raises(RecipeError, match="does not look at boxes"):
+        predict_folder(model, images, tmp_path / "out", labels=images, format="coco")
+
+
+def test_boxes_of_other_images_or_unknown_classes_are_refused(boxed, model, images, tmp_path):
+    paint(tmp_path / "other" / "a.png", 2)
+    coco_boxes(tmp_path / "other", "a.png")
+    with pytest.raises(DataError, match="none of them is among the images"):
+        predict_folder(model, images, tmp_path / "out", labels=tmp_path / "other")
+    coco_boxes(images, "a.png", label="dint")
+    with pytest.raises(DataError, match='Did you mean "dent"'):
+        predict_folder(model, images, tmp_path / "out", labels=images, format="coco")
+    assert not (tmp_path / "out").exists()
 
 
 def test_coco_holds_every_mask(dark, model, images, tmp_path):

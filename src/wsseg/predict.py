@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wsseg import console
 from wsseg.atomic import remove_temporaries
 from wsseg.data.dataset import Sample
 from wsseg.data.image_io import IMAGE_SUFFIXES, read_image, read_mask, write_mask
+from wsseg.data.labels import Boxes, ClassList
 from wsseg.data.listing import list_images
 from wsseg.data.problems import Problems
 from wsseg.errors import MAX_PROBLEMS_SHOWN, DataError
@@ -27,16 +30,23 @@ class Predicted:
         num_images: Images with a mask.
         failures: ``{image id: reason}``.
         written: Other files and folders that were written.
+        num_with_boxes: Images that were predicted with their boxes; None where none were given.
     """
 
     masks: Path
     num_images: int
     failures: dict[str, str]
     written: tuple[Path, ...]
+    num_with_boxes: int | None = None
 
     def text(self) -> str:
         """Say it for people."""
         lines = [f"{self.num_images} masks in {self.masks}"]
+        if self.num_with_boxes is not None:
+            lines.append(
+                f"{self.num_with_boxes} of them predicted with boxes, "
+                f"{self.num_images - self.num_with_boxes} without"
+            )
         lines += [f"Also: {path}" for path in self.written]
         if self.failures:
             lines.append(f"{len(self.failures)} failed:")
@@ -48,16 +58,26 @@ class Predicted:
 
     def as_dict(self) -> dict[str, Any]:
         """Say it for machines."""
-        return {
+        content = {
             "masks": str(self.masks),
             "images": self.num_images,
             "failures": self.failures,
             "written": [str(path) for path in self.written],
         }
+        if self.num_with_boxes is not None:
+            content["with_boxes"] = self.num_with_boxes
+        return content
 
 
 def predict_folder(
-    model: Path, images: Path, out: Path, *, overlay: bool = True, coco: bool = False
+    model: Path,
+    images: Path,
+    out: Path,
+    *,
+    overlay: bool = True,
+    coco: bool = False,
+    labels: Path | None = None,
+    format: str | None = None,  # noqa: A002 - the word the command line uses
 ) -> Predicted:
     """Segment an image or a folder of images; a second call does only what is missing.
 
@@ -67,17 +87,22 @@ def predict_folder(
         out: Folder for ``masks/``, ``overlays/`` and ``coco.json``.
         overlay: Write overlays beside the masks.
         coco: Write one COCO JSON of all masks.
+        labels: Data set, in any readable layout, that holds these images with boxes, for networks
+            that look at them; images without boxes are predicted without. None: no boxes.
+        format: Name of the format of the labels, where several fit.
 
     Returns:
         What was written and which images failed.
 
     Raises:
-        DataError: When there is no image.
+        DataError: When there is no image, or no boxes of any of them are in the labels.
+        RecipeError: When labels are given and the network does not look at boxes.
         MissingWeightsError: When there is no model, or it does not load.
         OutputError: When results cannot be written.
     """
     samples, problems = find_samples(images)
     predictor = Predictor.load(model)
+    boxes = {} if labels is None else _boxes(labels, format, samples, predictor)
     folder = RunDir(out)
     mark = fingerprint("predict", str(model.resolve()), _state_of(model))
     stage = folder.stage("masks", mark)
@@ -87,18 +112,18 @@ def predict_folder(
         remove_temporaries(out / "overlays")
 
         def work(sample: Sample) -> dict[str, Any]:
-            source = _source(sample)
+            source = _source(sample, boxes)
             image = read_image(sample.image_path)
-            mask = predictor.predict(image).mask
+            mask = predictor.predict(image, boxes=boxes.get(sample.id)).mask
             if overlay:
                 _write_overlay(_overlay_path(out, sample), image, mask, predictor)
             write_mask(stage.path / f"{sample.id}.png", mask)
             return {"source": source}
 
         def is_still_good(sample: Sample, line: dict[str, Any]) -> bool:
-            """Another folder may hold another image of the same name."""
+            """Another folder may hold another image of the same name, and boxes may change."""
             has_overlay = not overlay or _overlay_path(out, sample).is_file()
-            return line.get("source") == _source(sample) and has_overlay
+            return line.get("source") == _source(sample, boxes) and has_overlay
 
         stage.for_each(samples, work, title="predict", is_still_good=is_still_good)
         stage.finish()
@@ -108,14 +133,53 @@ def predict_folder(
             written.append(_write_coco(out / "coco.json", done, stage, predictor))
     wanted = {sample.id for sample in samples}
     failures = {key: why for key, why in stage.failures().items() if key in wanted}
-    return Predicted(stage.path, len(done), problems | failures, tuple(written))
+    count = None if labels is None else sum(sample.id in boxes for sample in done)
+    return Predicted(stage.path, len(done), problems | failures, tuple(written), count)
 
 
-def _source(sample: Sample) -> list[Any]:
-    """Tell which image a mask belongs to: path, bytes and time of change."""
+def _boxes(
+    labels: Path, format_name: str | None, samples: Sequence[Sample], predictor: Predictor
+) -> dict[str, Boxes]:
+    """Read the boxes of the images, their classes numbered as the model does.
+
+    Raises:
+        RecipeError: When the network does not look at boxes.
+        DataError: When no image has boxes, or a class is unknown to the model.
+    """
+    from wsseg.intake import open_data
+
+    predictor.require_boxes()
+    dataset, _ = open_data(labels, format=format_name)
+    known = {
+        sample.image_path.resolve(): sample.labels.boxes
+        for sample in dataset.samples
+        if sample.labels.boxes is not None
+    }
+    found = {}
+    for sample in samples:
+        boxes = known.get(sample.image_path.resolve())
+        if boxes is not None:
+            found[sample.id] = _renumbered(boxes, dataset.classes, predictor.classes)
+    if not found:
+        raise DataError(
+            f"--labels is {labels}, where {len(known)} images have boxes, but none of them is "
+            "among the images to predict. Give the data set that these image files belong to."
+        )
+    return found
+
+
+def _renumbered(boxes: Boxes, theirs: ClassList, ours: ClassList) -> Boxes:
+    names = [theirs.name_of(class_id) for class_id in boxes.class_ids.tolist()]
+    return Boxes(boxes.xyxy, np.array([ours.id_of(name) for name in names], np.int64))
+
+
+def _source(sample: Sample, boxes: dict[str, Boxes]) -> list[Any]:
+    """Tell what a mask was made of: path, bytes and time of change of the image, and its boxes."""
+    given = boxes.get(sample.id)
+    told = [] if given is None else [[given.xyxy.tolist(), given.class_ids.tolist()]]
     path = sample.image_path.resolve()
     state = path.stat() if path.exists() else None
-    return [str(path), state and state.st_size, state and state.st_mtime_ns]
+    return [str(path), state and state.st_size, state and state.st_mtime_ns, *told]
 
 
 def _overlay_path(out: Path, sample: Sample) -> Path:

@@ -160,10 +160,15 @@ def test_predict_hands_over_every_option(cli, spy):
     done = cli("predict", "runs/x", "new", "--out", "p", "--no-overlay", "--coco", "--json")
     assert done.json == {"in": "numbers"}
     assert called.arguments == (Path("runs/x"), Path("new"), Path("p"))
-    assert called.options == {"overlay": False, "coco": True}
-    cli("predict", "runs/x", "new")
+    assert called.options == {"overlay": False, "coco": True, "labels": None, "format": None}
+    cli("predict", "runs/x", "new", "--labels", "data", "--format", "coco")
     assert called.arguments[2] == Path("predictions")
-    assert called.options == {"overlay": True, "coco": False}
+    assert called.options == {
+        "overlay": True,
+        "coco": False,
+        "labels": Path("data"),
+        "format": "coco",
+    }
 
 
 def test_images_that_cannot_be_predicted_give_the_exit_code_of_bad_data(cli, spy):

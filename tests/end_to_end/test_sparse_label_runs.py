@@ -57,6 +57,7 @@ def test_shipped_recipes_train_from_their_labels_and_resume(
     assert logged in json.loads(curve[-1])
     stages = {(stage["stage"], stage["split"]) for stage in finished.metrics["stages"]}
     assert {("pseudo", "train"), ("segment", "val")} <= stages
+    assert (("segment/with_boxes", "val") in stages) == (recipe == "bb_unet")
     stamp = (out / "segment" / "stage.json").stat().st_mtime_ns
     run(labelled, recipe=recipe, overrides=overrides, out=out)
     assert (out / "segment" / "stage.json").stat().st_mtime_ns == stamp

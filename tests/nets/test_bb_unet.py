@@ -128,11 +128,17 @@ def test_training_shows_boxes_and_goes_by_them_where_there_are_none():
     maps = draw_boxes(batch["boxes"], (16, 16), 2, per_class=True)
     torch.testing.assert_close(logits[0], task.net(batch["image"], maps)[0])
     torch.testing.assert_close(logits[1], task(batch["image"])[1])
-    torch.testing.assert_close(
-        task.predict_with_boxes(batch["image"], batch["boxes"])[0], logits[0]
-    )
+    torch.testing.assert_close(task.with_boxes(batch["image"], batch["boxes"])[0], logits[0])
     task.train().loss(batch)["loss"].backward()
     assert all(gate.conv.weight.grad.abs().sum() > 0 for gate in task.net.gates)
+
+
+@pytest.mark.parametrize(("kind", "num_classes"), [("class", 1), ("class", 3), ("one", 3)])
+def test_boxes_are_drawn_on_the_maps_that_the_network_was_built_for(kind, num_classes):
+    net = bb_unet(config=BbUnet(box_maps=kind), num_classes=num_classes).net
+    boxes = torch.tensor([[[2.0, 2.0, 9.0, 9.0, 1.0], [0.0] * 5]])
+    expected = draw_boxes(boxes, (12, 16), num_classes, per_class=kind == "class")
+    torch.testing.assert_close(net.drawn(boxes, (12, 16)), expected)
 
 
 def test_training_bypasses_the_gates_of_some_images():

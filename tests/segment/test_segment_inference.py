@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from wsseg.data.colour import normalise
-from wsseg.data.labels import ClassList
+from wsseg.data.labels import Boxes, ClassList
+from wsseg.errors import RecipeError
+from wsseg.nets.bb_unet import draw_boxes
+from wsseg.segment.bb_unet import BbUnet, bb_unet
 from wsseg.segment.config import PredictConfig, PredictCrfConfig
 from wsseg.segment.forward import TorchForward
 from wsseg.segment.inference import only_tags, predict_probabilities, resize_maps
@@ -43,6 +46,18 @@ class GradientForward:
         return np.stack([1 - ramp, ramp], axis=1)
 
 
+class BoxForward(PixelForward):
+    """Class 1 where a box of class 1 is, class 2 where one of class 2 is, whatever the image."""
+
+    takes_boxes = True
+
+    def with_boxes(self, images: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        h, w = images.shape[1:3]
+        drawn = draw_boxes(torch.from_numpy(boxes), (h, w), 2, per_class=True).numpy()
+        background = 1 - drawn.sum(axis=1, keepdims=True)
+        return np.concatenate([background, drawn], axis=1).astype(np.float32)
+
+
 def _image(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
@@ -54,6 +69,56 @@ def test_probabilities_have_the_size_of_the_image_and_sum_to_one(size: tuple[int
     assert result.shape == (3, *size)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result.sum(axis=0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PLAIN,
+        PredictConfig(flip=True, tile_px=None),
+        PredictConfig(flip=True, tile_px=32, overlap_px=8, batch_size=3),
+        PredictConfig(scales=(1.0, 2.0), flip=True, tile_px=48, overlap_px=16),
+    ],
+)
+def test_boxes_are_where_they_belong_in_every_scale_mirror_and_tile(config):
+    boxes = np.array([[4, 10, 50, 30, 1], [60, 2, 90, 44, 2], [0] * 5], np.float32)
+    found = predict_probabilities(BoxForward(), _image(50, 100), config, boxes=boxes)
+    expected = np.zeros((50, 100), int)
+    expected[10:30, 4:50], expected[2:44, 60:90] = 1, 2
+    np.testing.assert_array_equal(found.argmax(axis=0), expected)
+
+
+def test_boxes_of_an_image_are_shrunk_with_it():
+    predictor = Predictor(BoxForward(), ClassList(("a", "b")), PLAIN, max_side_px=50)
+    boxes = Boxes([[20, 10, 60, 30]], [2])
+    found = predictor.predict(_image(50, 100), boxes=boxes).mask
+    assert (found[10:30, 20:60] == 2).all()
+    assert found.sum() == 2 * 20 * 40
+    assert predictor.predict(_image(50, 100), boxes=Boxes([], [])).mask.sum() == 0
+
+
+def test_boxes_for_a_network_that_does_not_look_at_them_are_refused():
+    predictor = Predictor(PixelForward(), ClassList(("a", "b")), PLAIN)
+    with pytest.raises(RecipeError, match="does not look at boxes"):
+        predictor.predict(_image(4, 4), boxes=Boxes([], []))
+    with pytest.raises(ValueError, match="does not look at boxes"):
+        predict_probabilities(PixelForward(), _image(4, 4), PLAIN, boxes=np.zeros((1, 5), "f"))
+
+
+def test_a_network_with_boxes_computes_what_it_computed_in_training():
+    task = bb_unet(config=BbUnet(in_channels=1), num_classes=2).eval()
+    forward = TorchForward(task, in_channels=1)
+    assert forward.takes_boxes
+    assert not TorchForward(nn.Conv2d(3, 3, 1)).takes_boxes
+    image = _image(16, 24)
+    boxes = np.array([[2, 3, 12, 14, 2]], np.float32)
+    grey = torch.from_numpy(normalise(image, 1))[None]
+    with torch.no_grad():
+        expected = task.with_boxes(grey, torch.from_numpy(boxes)[None]).softmax(dim=1)[0]
+    found = predict_probabilities(forward, image, PLAIN, boxes=boxes)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+    plain = predict_probabilities(forward, image, PLAIN)
+    assert np.abs(plain - found).max() > 1e-4
 
 
 def test_tiles_and_mirrors_of_a_local_network_change_nothing():

@@ -12,14 +12,23 @@ import pytest
 from wsseg.atomic import append_jsonl
 from wsseg.context import RunContext
 from wsseg.data.dataset import Dataset
-from wsseg.data.image_io import read_mask, write_mask
+from wsseg.data.image_io import read_image, read_mask, write_mask
 from wsseg.data.labels import Boxes
 from wsseg.errors import DataError
 from wsseg.rundir import MANIFEST_FILE, StageDir
 from wsseg.segment import rounds as rounds_module
+from wsseg.segment.bb_unet import BbUnet
+from wsseg.segment.boxed import predict_with_boxes
 from wsseg.segment.config import Smp
 from wsseg.segment.data import PixelWeights, SegmentationData
-from wsseg.segment.rounds import check_self_training, round_stage, round_stages
+from wsseg.segment.forward import TorchForward
+from wsseg.segment.predict import Predictor
+from wsseg.segment.rounds import (
+    check_self_training,
+    mask_folders,
+    round_stage,
+    round_stages,
+)
 from wsseg.segment.rounds_config import RoundsConfig, Urn
 from wsseg.segment.stage import segment
 
@@ -232,6 +241,61 @@ def test_masks_come_back_at_the_size_of_the_image_and_keep_to_its_boxes(dataset,
     mask = read_mask(round_stage(stage, 1).path / "sub" / "b.png")
     assert mask.shape == (24, 40)
     assert not mask[outside].any()
+
+
+@pytest.mark.parametrize("way", ["rounds", "correction"])
+def test_a_network_that_looks_at_boxes_relabels_with_them(
+    dataset, pseudo, tmp_path, monkeypatch, way
+):
+    monkeypatch.setattr("wsseg.segment.correction_task.classes_to_correct", lambda *_: [0, 1, 2])
+    seen = []
+    real = TorchForward.with_boxes
+
+    def with_boxes(self, images, boxes):
+        seen.append((images.shape[1:3], boxes[0].tolist()))
+        return real(self, images, boxes)
+
+    monkeypatch.setattr(TorchForward, "with_boxes", with_boxes)
+    boxes = Boxes([[4, 6, 20, 18]], [2])
+    first, second, *others = dataset.samples
+    second = replace(second, labels=replace(second.labels, boxes=boxes))
+    boxed = replace(dataset, samples=(first, second, *others))
+    chosen = {
+        "rounds": {"rounds": {"count": 1, "cleanups": ["tags"]}},
+        "correction": {"correction": {"consistency": 0, "scales": [1.0]}},
+    }[way]
+    shared = {key: BASE[key] for key in ("augment", "inference", "validate_on")}
+    training = BASE["training"] | {"epochs": 2}
+    config = BbUnet.model_validate(shared | {"training": training} | chosen)
+    stage = StageDir(tmp_path / "segment", "f")
+    segment(boxed, config, pseudo, stage, RunContext(max_side_px=20))
+    assert seen == [((12, 20), [[2.0, 3.0, 10.0, 9.0, 2.0]])]
+
+
+def test_held_out_images_with_boxes_are_predicted_with_them_too(dataset, pseudo, tmp_path):
+    boxes = Boxes([[4, 6, 20, 18]], [2])
+    split = {"a": "train", "sub/b": "val", "c": "train", "d": "val"}
+    samples = [
+        replace(
+            sample,
+            split=split[sample.id],
+            labels=replace(sample.labels, boxes=None if sample.id == "d" else boxes),
+        )
+        for sample in dataset.samples
+    ]
+    boxed = replace(dataset, samples=tuple(samples))
+    shared = {key: BASE[key] for key in ("augment", "inference", "validate_on", "training")}
+    config = BbUnet.model_validate(shared)
+    stage = StageDir(tmp_path / "segment", "f")
+    segment(boxed, config, pseudo, stage, RunContext())
+    predict_with_boxes(boxed, config, stage)
+    (folder,) = mask_folders(config, stage)
+    assert (folder.stage, folder.label) == ("segment/with_boxes", "Segmenter, with boxes")
+    assert [one.id for one in folder.folder.usable(boxed.samples)] == ["sub/b"]
+    expected = Predictor.load(stage.path).predict(read_image(samples[1].image_path), boxes=boxes)
+    np.testing.assert_array_equal(read_mask(folder.folder.path / "sub" / "b.png"), expected.mask)
+    predict_with_boxes(boxed, _config(), stage)
+    assert mask_folders(_config(count=0), stage) == ()
 
 
 def test_clean_ups_of_boxes_need_boxes(dataset):

@@ -34,6 +34,10 @@ Classes = Annotated[
     str | None,
     typer.Option(metavar="A,B,...", help="Foreground class names in the order of their ids."),
 ]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", metavar="NAME", help="Format of DATA, where several fit."),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 Force = Annotated[bool, typer.Option("--force", help="Do the stage again from nothing.")]
 
@@ -64,10 +68,7 @@ def run(
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at any error in the data.")
     ] = False,
-    data_format: Annotated[
-        str | None,
-        typer.Option("--format", metavar="NAME", help="Format of DATA, where several fit."),
-    ] = None,
+    data_format: Format = None,
     classes: Classes = None,
 ) -> None:
     """Turn weak labels into masks, a segmenter and a report. Run it again to continue."""
@@ -176,12 +177,20 @@ def predict(
     out: Out = None,
     overlay: Annotated[bool, typer.Option(help="Write overlays beside the masks.")] = True,
     coco: Annotated[bool, typer.Option(help="Write one COCO JSON of all masks.")] = False,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="DATA", help="Data set with boxes of the images, for bb_unet."),
+    ] = None,
+    data_format: Format = None,
 ) -> None:
     """Segment new images with a trained model: palette PNG masks, overlays, COCO."""
     from wsseg.predict import predict_folder
 
     target = out or Path("predictions")
-    _show(predict_folder(model, images, target, overlay=overlay, coco=coco))
+    predicted = predict_folder(
+        model, images, target, overlay=overlay, coco=coco, labels=labels, format=data_format
+    )
+    _show(predicted)
 
 
 @app.command()

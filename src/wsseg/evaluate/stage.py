@@ -69,8 +69,8 @@ class EvaluateInputs:
         has_background: Whether row 0 of the localizer's own scores means something, so that they
             are scored as they are and not at every threshold.
         localized_from_masks: Whether painted masks were labels for some images of the localizer.
-        trained_masks: Pseudo masks that the segmenter's training made: name, the same in words,
-            and folder.
+        trained_masks: Pseudo masks that the segmenter's training made, named ``pseudo/...``, and
+            its predictions from more than the image: name, the same in words, and folder.
     """
 
     localize: StageDir
@@ -240,9 +240,13 @@ def _mask_entries(
     )
     also = tuned or inputs.segmenter_tuned_on_masks
     folders = [(inputs.pseudo, pseudo_label)]
+    predicted = []
     for name, words, folder in inputs.trained_masks:
-        label = StageLabel(name, words, split, tags=inputs.tags, tuned_on_masks=also)
-        folders.append((folder, label))
+        if name.startswith("pseudo"):
+            label = StageLabel(name, words, split, tags=inputs.tags, tuned_on_masks=also)
+            folders.append((folder, label))
+        else:
+            predicted.append((folder, StageLabel(name, words, split, tuned_on_masks=also)))
     if inputs.predictions is not None:
         folders.append(
             (
@@ -250,7 +254,7 @@ def _mask_entries(
                 StageLabel("segment", "Segmenter", split, tuned_on_masks=also),
             )
         )
-    for folder, label in folders:
+    for folder, label in [*folders, *predicted]:
         root = folder.path
 
         def read(sample: Sample, _truth: np.ndarray, root: Path = root) -> np.ndarray:

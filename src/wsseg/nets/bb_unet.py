@@ -88,6 +88,24 @@ class BbUNet(nn.Module):
         """
         return self.with_features(images, boxes, has_boxes)[0]
 
+    def with_boxes(self, images: Tensor, boxes: Tensor) -> Tensor:
+        """Compute class logits of images whose boxes are known; `forward` alone goes by the gates.
+
+        Args:
+            images: (N, in_channels, H, W) float, normalised.
+            boxes: (N, M, 5) float, left, top, right, bottom in pixels of ``images``, half-open,
+                and class id; class 0 is no box.
+
+        Returns:
+            (N, num_outputs, H, W) logits.
+        """
+        return self(images, self.drawn(boxes, (images.shape[-2], images.shape[-1])))
+
+    def drawn(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """Draw boxes (N, M, 5) on the maps (N, B, H, W) that the gates look at."""
+        num_classes = self.num_outputs - 1
+        return draw_boxes(boxes, size, num_classes, per_class=self.box_maps == num_classes)
+
     def with_features(
         self, images: Tensor, boxes: Tensor | None = None, has_boxes: Tensor | None = None
     ) -> tuple[Tensor, FeatureMap]:

@@ -42,9 +42,29 @@ class DeployedNet(nn.Module):
         Returns:
             (N, K, H, W) float32 in [0, 1], summing to 1 over K.
         """
+        return self._probabilities(self.net(self._normalised(images)))
+
+    def with_boxes(self, images: Tensor, boxes: Tensor) -> Tensor:
+        """Compute class probabilities of images whose boxes are known.
+
+        Args:
+            images: (N, 3, H, W) uint8 RGB.
+            boxes: (N, M, 5) float, left, top, right, bottom in pixels of the images, half-open, and
+                class id; class 0 is no box.
+
+        Returns:
+            (N, K, H, W) float32 in [0, 1], summing to 1 over K.
+        """
+        compute = self.net.with_boxes
+        return self._probabilities(compute(self._normalised(images), boxes))  # type: ignore[operator]
+
+    def _normalised(self, images: Tensor) -> Tensor:
         values = images.float()
         if self.in_channels == 1:
             # Rounded as the 8-bit grey images of training are.
             values = (values * self.luma).sum(dim=1, keepdim=True).round()
-        logits: Tensor = self.net((values / 255 - self.mean) / self.std)
+        return (values / 255 - self.mean) / self.std
+
+    @staticmethod
+    def _probabilities(logits: Tensor) -> Tensor:
         return logits.float().softmax(dim=1)

@@ -19,7 +19,7 @@ from wsseg.atomic import write_text
 from wsseg.report.charts import meter
 from wsseg.report.collect import collect
 from wsseg.report.figures import curve_figures, stage_figures, threshold_figures
-from wsseg.report.model import ReportData, StageResult
+from wsseg.report.model import ReportData, StageResult, StageRun
 from wsseg.report.tables import confusion_table, largest_confusions
 
 if TYPE_CHECKING:
@@ -225,14 +225,20 @@ def _cards(data: ReportData) -> list[dict[str, Any]]:
 
 def _working_seconds(data: ReportData) -> float | None:
     """Add up the stages; the time of one holds that of those inside of it, such as rounds."""
-    names = [f"{run.name}/" for run in data.stage_runs]
     times = [
         run.seconds
-        for run, name in zip(data.stage_runs, names, strict=True)
-        if run.seconds is not None
-        and not any(name != other and name.startswith(other) for other in names)
+        for run in data.stage_runs
+        if run.seconds is not None and not any(_holds(other, run) for other in data.stage_runs)
     ]
     return sum(times) if times else None
+
+
+def _holds(outer: StageRun, inner: StageRun) -> bool:
+    """Tell whether a stage was done while another one ran, in a folder inside of it."""
+    if not inner.name.startswith(f"{outer.name}/"):
+        return False
+    # Predictions with boxes are made when the segmenter is complete.
+    return outer.finished is None or inner.finished is None or inner.finished <= outer.finished
 
 
 def _card(label: str, value: str, unit: str, note: str) -> dict[str, Any]:

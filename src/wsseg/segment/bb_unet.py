@@ -1,8 +1,9 @@
 """BB-UNet as a segmenter: boxes gate the skip connections of a U-Net.
 
 El Jurdi, Petitjean, Honeine and Abdallah, "BB-UNet: U-Net With Bounding Box Prior", IEEE Journal of
-Selected Topics in Signal Processing 2020; see `wsseg.nets.bb_unet`. It differs in that the gates
-are bypassed for a part of the training images, because new images usually come without boxes.
+Selected Topics in Signal Processing 2020; see `wsseg.nets.bb_unet`. The paper shows boxes in
+prediction, too. It differs in that the gates are bypassed for a part of the training images,
+because new images usually come without boxes; those that come with boxes are predicted with them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from wsseg.nets.bb_unet import BbUNet, draw_boxes
+from wsseg.nets.bb_unet import BbUNet
 from wsseg.nets.feature_map import FeatureMap
 from wsseg.segment.config import SegmenterConfig
 from wsseg.segment.task import SegmenterTask
@@ -56,7 +57,6 @@ class BbUnetTask(SegmenterTask):
 
     def __init__(self, net: BbUNet, config: BbUnet, num_classes: int) -> None:
         super().__init__(net, config.loss, num_classes)
-        self.per_class = config.box_maps == "class"
         self.bypass = config.bypass
 
     def outputs(self, batch: dict[str, Tensor]) -> tuple[Tensor, FeatureMap | None]:
@@ -71,7 +71,7 @@ class BbUnetTask(SegmenterTask):
         """
         images = batch["image"]
         size = (images.shape[-2], images.shape[-1])
-        maps = draw_boxes(batch["boxes"], size, self.num_classes, per_class=self.per_class)
+        maps = self.net.drawn(batch["boxes"], size)
         is_gated = batch["has_boxes"]
         if self.training:
             kept = torch.rand(len(is_gated), device=is_gated.device) >= self.bypass
@@ -79,21 +79,9 @@ class BbUnetTask(SegmenterTask):
         logits, features = self.net.with_features(images, maps, is_gated)
         return logits, features
 
-    def predict_with_boxes(self, images: Tensor, boxes: Tensor) -> Tensor:
-        """Compute logits of images whose boxes are known.
-
-        Args:
-            images: (N, in_channels, H, W) float, normalised.
-            boxes: (N, M, 5) float, left, top, right, bottom in pixels of ``images``, half-open,
-                and class id; class 0 is no box.
-
-        Returns:
-            (N, C + 1, H, W) logits. `forward`, which knows no boxes, bypasses the gates.
-        """
-        size = (images.shape[-2], images.shape[-1])
-        maps = draw_boxes(boxes, size, self.num_classes, per_class=self.per_class)
-        logits: Tensor = self.net(images, maps)
-        return logits
+    def with_boxes(self, images: Tensor, boxes: Tensor) -> Tensor:
+        """Compute logits of images whose boxes are known; see `BbUNet.with_boxes`."""
+        return self.net.with_boxes(images, boxes)
 
 
 def bb_unet(*, config: BbUnet = BbUnet(), num_classes: int) -> BbUnetTask:

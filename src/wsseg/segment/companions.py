@@ -23,6 +23,7 @@ from wsseg.errors import DataError, RecipeError
 from wsseg.processes import from_main_process
 from wsseg.pseudo.corrections import Given
 from wsseg.rundir import StageDir
+from wsseg.segment.boxed import network_takes_boxes
 from wsseg.segment.config import SegmenterConfig
 from wsseg.segment.loss_config import FillingRateLoss, PointLoss
 from wsseg.segment.said import Said
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 def uses_boxes(config: SegmenterConfig) -> bool:
     """Tell whether the loss or the network looks at boxes."""
-    return bool(config.loss.needs_boxes or getattr(config, "uses_boxes", False))
+    return config.loss.needs_boxes or network_takes_boxes(config)
 
 
 def loss_cue(config: SegmenterConfig) -> CueConfig | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from wsseg.errors import MissingExtraError, MissingWeightsError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 class Forward(Protocol):
@@ -34,6 +35,35 @@ class Forward(Protocol):
         """
 
 
+class BoxedForward(Forward, Protocol):
+    """A :class:`Forward` that may look at boxes.
+
+    Attributes:
+        takes_boxes: Whether it does.
+    """
+
+    takes_boxes: bool
+
+    def with_boxes(
+        self, images: NDArray[np.uint8], boxes: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Compute class probabilities of images whose boxes are known.
+
+        Args:
+            images: (N, h, w, 3) uint8 RGB.
+            boxes: (N, M, 5) float32, left, top, right, bottom in pixels of ``images``, half-open,
+                and class id; class 0 is no box.
+
+        Returns:
+            (N, K, h, w) float32 in [0, 1], summing to 1 over K.
+        """
+
+
+def takes_boxes(forward: Forward) -> TypeGuard[BoxedForward]:
+    """Tell whether a network looks at boxes."""
+    return bool(getattr(forward, "takes_boxes", False))
+
+
 class TorchForward:
     """A torch network as a :class:`Forward`; it is put back to training mode where it was in it.
 
@@ -41,6 +71,9 @@ class TorchForward:
         net: Module from normalised images (N, in_channels, h, w) to logits (N, K, h, w).
         in_channels: 3 for colour, 1 for grey networks.
         precision: ``"float32"``, ``"bfloat16"`` or ``"auto"``.
+
+    Attributes:
+        takes_boxes: Whether the network has a method ``with_boxes(images, boxes)``.
     """
 
     fixed_size: tuple[int, int] | None = None
@@ -54,11 +87,26 @@ class TorchForward:
         self._device = next(iter(net.parameters()), torch.zeros(0)).device
         self._deployed = DeployedNet(net, in_channels).to(self._device)
         self._net = net
+        self.takes_boxes = hasattr(net, "with_boxes")
         formats = {"bfloat16": torch.bfloat16, "float16": torch.float16}
         self._autocast_dtype = formats.get(resolve_precision(precision, self._device))
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Compute class probabilities (N, K, h, w) of (N, h, w, 3) uint8 RGB."""
+        return self._computed(self._deployed, images)
+
+    def with_boxes(
+        self, images: NDArray[np.uint8], boxes: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Compute class probabilities of images whose boxes are known."""
+        import torch
+
+        given = torch.from_numpy(np.ascontiguousarray(boxes)).to(self._device)
+        return self._computed(lambda batch: self._deployed.with_boxes(batch, given), images)
+
+    def _computed(
+        self, compute: Callable[[Tensor], Tensor], images: NDArray[np.uint8]
+    ) -> NDArray[np.float32]:
         import torch
 
         # (N, h, w, 3) seen as (N, 3, h, w) is the channels-last layout that is fast.
@@ -74,7 +122,7 @@ class TorchForward:
                     enabled=self._autocast_dtype is not None,
                 ),
             ):
-                probabilities = self._deployed(batch.to(self._device))
+                probabilities = compute(batch.to(self._device))
         finally:
             self._net.train(was_training)
         array: NDArray[np.float32] = probabilities.cpu().numpy()

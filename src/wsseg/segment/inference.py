@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from wsseg.data.labels import BACKGROUND
 from wsseg.data.tiling import Tile, TileMerger, tiles
 from wsseg.segment.config import PredictConfig, PredictCrfConfig
-from wsseg.segment.forward import Forward
+from wsseg.segment.forward import Forward, takes_boxes
 
 # The ImageNet mean in bytes: near zero after normalisation, as the padding in training is.
 _PADDING_RGB = (124, 116, 104)
@@ -26,6 +26,7 @@ def predict_probabilities(
     config: PredictConfig = PredictConfig(),
     *,
     tags: Collection[int] | None = None,
+    boxes: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Compute class probabilities of one image at its own size.
 
@@ -35,15 +36,22 @@ def predict_probabilities(
         config: Scales, mirroring, tiles, CRF.
         tags: Class ids the image may show besides background; only looked at with
             ``config.restrict_to_tags``, where None means that nothing is known.
+        boxes: (M, 5) float32 for networks that look at them, M at least 1: left, top, right, bottom
+            in pixels of ``image``, half-open, and class id, 0 for no box; see
+            `wsseg.segment.views.box_rows`. None: not known.
 
     Returns:
         (K, H, W) float32 in [0, 1], summing to 1 over K.
+
+    Raises:
+        ValueError: When boxes are given to a network that does not look at them.
     """
     size = (image.shape[0], image.shape[1])
     total: NDArray[np.float32] | None = None
     for scale in config.scales:
         scaled = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-        maps = resize_maps(_one_scale(forward, resized_image(image, scaled), config), size)
+        shown = None if boxes is None else _scaled_boxes(boxes, size, scaled)
+        maps = resize_maps(_one_scale(forward, resized_image(image, scaled), config, shown), size)
         total = maps if total is None else total + maps
     if total is None:
         raise ValueError("Expected at least one scale, but got none.")
@@ -111,15 +119,37 @@ def resized_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
     return np.asarray(cv2.resize(image, size[::-1], interpolation=method), np.uint8)
 
 
+def _scaled_boxes(
+    boxes: NDArray[np.float32], size: tuple[int, int], scaled: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Move boxes (M, 5) from an image to the image at another size (H, W)."""
+    across, down = scaled[1] / size[1], scaled[0] / size[0]
+    return boxes * np.array([across, down, across, down, 1], np.float32)
+
+
+def _boxes_of_tile(boxes: NDArray[np.float32], tile: Tile, mirror: bool) -> NDArray[np.float32]:
+    """Move boxes (M, 5) from an image to a tile of it, beyond whose edge they may reach."""
+    rows, columns = tile.slices
+    x0, y0, x1, y1, class_ids = boxes.T
+    x0, x1 = x0 - columns.start, x1 - columns.start
+    if mirror:
+        width = columns.stop - columns.start
+        x0, x1 = width - x1, width - x0
+    return np.stack([x0, y0 - rows.start, x1, y1 - rows.start, class_ids], axis=1)
+
+
 def _one_scale(
-    forward: Forward, image: NDArray[np.uint8], config: PredictConfig
+    forward: Forward,
+    image: NDArray[np.uint8],
+    config: PredictConfig,
+    boxes: NDArray[np.float32] | None,
 ) -> NDArray[np.float32]:
     """Average the plain and the mirrored views of all tiles: (K, h, w)."""
     size = (image.shape[0], image.shape[1])
     windows = _windows(size, forward.fixed_size, config)
     views = [(tile, mirror) for tile in windows for mirror in ((False, True)[: 1 + config.flip])]
     merger: TileMerger | None = None
-    for (tile, mirror), maps in _computed(forward, image, views, config.batch_size):
+    for (tile, mirror), maps in _computed(forward, image, views, config.batch_size, boxes):
         merger = merger or TileMerger(len(maps), size, config.overlap_px)
         merger.add(tile, maps[..., ::-1] if mirror else maps)
     if merger is None:
@@ -144,6 +174,7 @@ def _computed(
     image: NDArray[np.uint8],
     views: list[tuple[Tile, bool]],
     batch_size: int,
+    boxes: NDArray[np.float32] | None,
 ) -> Iterator[tuple[tuple[Tile, bool], NDArray[np.float32]]]:
     """Run the network over the views in batches; yields each view with its (K, h, w) maps."""
     for start in range(0, len(views), batch_size):
@@ -153,7 +184,14 @@ def _computed(
         mirrored = [
             crop[:, ::-1] if mirror else crop for crop, (_, mirror) in zip(crops, part, strict=True)
         ]
-        maps = forward(_padded(np.stack(mirrored), forward.fixed_size))
+        images = _padded(np.stack(mirrored), forward.fixed_size)
+        if boxes is None:
+            maps = forward(images)
+        elif takes_boxes(forward):
+            shown = np.stack([_boxes_of_tile(boxes, tile, mirror) for tile, mirror in part])
+            maps = forward.with_boxes(images, shown)
+        else:
+            raise ValueError("boxes are given, but the network does not look at boxes.")
         yield from zip(part, maps[..., :height, :width], strict=True)
 
 

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.data.labels import ClassList
+from wsseg.data.labels import Boxes, ClassList
 from wsseg.data.working import working_size
-from wsseg.errors import MissingWeightsError
+from wsseg.errors import MissingWeightsError, RecipeError
 from wsseg.segment.config import PredictConfig
-from wsseg.segment.forward import Forward, OnnxForward, TorchForward
+from wsseg.segment.forward import Forward, OnnxForward, TorchForward, takes_boxes
 from wsseg.segment.inference import predict_probabilities, resize_maps, resized_image
+from wsseg.segment.views import box_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,19 +92,50 @@ class Predictor:
             return _from_onnx(path, config)
         return _from_bundle(path, config, device)
 
-    def predict(self, image: NDArray[np.uint8], tags: Collection[int] | None = None) -> Prediction:
+    @property
+    def takes_boxes(self) -> bool:
+        """Whether the network looks at boxes of the image where they are known."""
+        return takes_boxes(self.forward)
+
+    def require_boxes(self) -> None:
+        """Refuse boxes where the network does not look at them.
+
+        Raises:
+            RecipeError: When it does not.
+        """
+        if not self.takes_boxes:
+            raise RecipeError(
+                "Boxes are given, but this model does not look at boxes: only a network of "
+                "segmenter bb_unet does, and not its ONNX file. Predict without boxes."
+            )
+
+    def predict(
+        self,
+        image: NDArray[np.uint8],
+        tags: Collection[int] | None = None,
+        boxes: Boxes | None = None,
+    ) -> Prediction:
         """Segment one image.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             tags: Class ids that may occur; only looked at where the settings restrict to tags.
+            boxes: Boxes of all objects in pixels of the image, for networks that look at them; None
+                where they are not known.
 
         Returns:
             Mask and probabilities at the size of the image.
+
+        Raises:
+            RecipeError: When boxes are given to a network that does not look at them.
         """
+        if boxes is not None:
+            self.require_boxes()
         size = (image.shape[0], image.shape[1])
         working = resized_image(image, working_size(size, self.max_side_px))
-        maps = predict_probabilities(self.forward, working, self.config, tags=tags)
+        scale = (working.shape[0] / size[0], working.shape[1] / size[1])
+        rows = None if boxes is None else box_rows(boxes, scale)
+        maps = predict_probabilities(self.forward, working, self.config, tags=tags, boxes=rows)
         probabilities = resize_maps(maps, size)
         return Prediction(probabilities.argmax(axis=0).astype(np.uint8), probabilities)
 

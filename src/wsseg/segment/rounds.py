@@ -33,6 +33,7 @@ from wsseg.errors import DataError
 from wsseg.localize.direct import has_kind
 from wsseg.processes import is_main_process
 from wsseg.rundir import StageDir, fingerprint
+from wsseg.segment.boxed import boxed_stage, network_takes_boxes
 from wsseg.segment.config import SegmenterConfig
 from wsseg.segment.draft import Draft, ImageFacts, enforce, scaled_labels, without_absent
 from wsseg.segment.forward import TorchForward
@@ -40,6 +41,7 @@ from wsseg.segment.inference import predict_probabilities
 from wsseg.segment.rounds_cleanup import clean
 from wsseg.segment.rounds_config import ProposalsCleanup
 from wsseg.segment.said import Said
+from wsseg.segment.views import box_rows
 
 if TYPE_CHECKING:
     from torch import nn
@@ -87,7 +89,7 @@ def corrected_stage(segment: StageDir, number: int) -> StageDir:
 
 
 class MaskFolder(NamedTuple):
-    """Masks of the training images that a segment stage has made.
+    """Masks that a segment stage has made.
 
     Attributes:
         stage: What they are called in ``metrics.json``.
@@ -101,14 +103,14 @@ class MaskFolder(NamedTuple):
 
 
 def mask_folders(config: SegmenterConfig | None, segment: StageDir) -> tuple[MaskFolder, ...]:
-    """List the pseudo masks that training made, in the order in which it made them.
+    """List the masks beside those of the run itself, in the order in which they are made.
 
     Args:
         config: The segmenter's settings; None where there is no segmenter.
         segment: The segment stage.
 
     Returns:
-        Masks of rounds, and corrected masks.
+        Pseudo masks of rounds, corrected ones, and predictions with boxes.
     """
     found = []
     for number in range(0 if config is None else config.rounds.count + 1):
@@ -120,6 +122,9 @@ def mask_folders(config: SegmenterConfig | None, segment: StageDir) -> tuple[Mas
             label = f"Pseudo masks, round {number}" if number else "Pseudo masks"
             corrected = corrected_stage(segment, number)
             found.append(MaskFolder(name, f"{label}, corrected", corrected))
+    if network_takes_boxes(config):
+        boxed = boxed_stage(segment)
+        found.append(MaskFolder("segment/with_boxes", "Segmenter, with boxes", boxed))
     return tuple(found)
 
 
@@ -224,7 +229,9 @@ def _relabel_image(
     given = said.pixels(sample, first_mask)
     rounds = config.rounds
     plain = config.inference.model_copy(update={"crf": None, "restrict_to_tags": False})
-    draft = Draft.of(predict_probabilities(forward, image, plain))
+    boxes = facts.labels.boxes if forward.takes_boxes else None
+    rows = None if boxes is None else box_rows(boxes)
+    draft = Draft.of(predict_probabilities(forward, image, plain, boxes=rows))
     if rounds.uncertainty is not None:
         possible = without_absent(draft, facts.labels).probabilities
         doubt = uncertainty(possible, facts, rounds.uncertainty)

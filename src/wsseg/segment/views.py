@@ -9,7 +9,7 @@ from wsseg.data.colour import normalise
 from wsseg.data.dataset import Sample
 from wsseg.data.geometry import Geometry
 from wsseg.data.image_io import image_size
-from wsseg.data.labels import IGNORE
+from wsseg.data.labels import IGNORE, Boxes
 from wsseg.pseudo.corrections import Given
 
 UNSAID = -1
@@ -41,6 +41,28 @@ def nearest_view(geometry: Geometry, values: NDArray[np.uint8]) -> NDArray[np.ui
         values, matrix, (width, height), flags=cv2.INTER_NEAREST, borderValue=(IGNORE,)
     )
     return np.asarray(shown, np.uint8)
+
+
+def box_rows(boxes: Boxes, scale: tuple[float, float] = (1.0, 1.0)) -> NDArray[np.float32]:
+    """Write the boxes of an image as prediction takes them.
+
+    Args:
+        boxes: Boxes in pixels.
+        scale: Size of the image that is predicted over that of theirs, of height and width.
+
+    Returns:
+        (M, 5) float32: left, top, right, bottom and class; one row of class 0 where there is none.
+
+    Example:
+        >>> box_rows(Boxes([[2, 4, 6, 8]], [1]), (0.5, 1.0)).tolist()
+        [[2.0, 2.0, 6.0, 4.0, 1.0]]
+        >>> box_rows(Boxes([], [])).tolist()
+        [[0.0, 0.0, 0.0, 0.0, 0.0]]
+    """
+    rows = np.zeros((max(1, len(boxes)), 5), np.float32)
+    rows[: len(boxes), :4] = boxes.xyxy * np.array([scale[1], scale[0]] * 2, np.float32)
+    rows[: len(boxes), 4] = boxes.class_ids
+    return rows
 
 
 def boxes_of_view(sample: Sample, geometry: Geometry, count: int) -> NDArray[np.float32]:
