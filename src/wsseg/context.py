@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -22,6 +23,7 @@ class RunContext:
         localizer_fingerprint: Names the training of the run's localizer, for cues made with it.
         localize_dir: Folder of the localize stage, whose manifest says which kind of label led;
             None where there is none.
+        outside: Marks of the files outside of the run that the recipe names; see `wsseg.outside`.
         corrections_dir: Folder of pseudo masks that people corrected; None where there is none.
     """
 
@@ -35,3 +37,4 @@ class RunContext:
     localize_dir: Path | None = None
     corrections_dir: Path | None = None
     cues: tuple[str, ...] = ()
+    outside: Mapping[str, str] = field(default_factory=dict)

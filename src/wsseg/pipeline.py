@@ -24,6 +24,7 @@ from wsseg.device import machine_facts
 from wsseg.errors import RecipeError, unknown_name
 from wsseg.finished import Finished
 from wsseg.intake import open_data, readable, refuse_foreign, with_sound_masks
+from wsseg.outside import RECORD_FILE
 from wsseg.plan import STAGES, Plan, evaluate_inputs, plan, pseudo_rule
 from wsseg.processes import from_main_process
 from wsseg.recipe import Recipe, load_recipe, to_yaml
@@ -156,6 +157,9 @@ def _run_stages(
 
     started = time.perf_counter()
     stages = plan(folder, dataset, recipe, use_masks)
+    if stages.outside:
+        marks = dict(stages.outside)
+        from_main_process(lambda: write_json(folder.path / RECORD_FILE, marks))
     context = RunContext(
         recipe.seed,
         recipe.max_side_px,
@@ -167,6 +171,7 @@ def _run_stages(
         localize_dir=stages.localize.path,
         corrections_dir=Path(recipe.pseudo.corrections) if recipe.pseudo.corrections else None,
         cues=cue_origins(recipe.model_dump(mode="json")),
+        outside=stages.outside,
     )
     preflight(dataset, recipe, stages, wanted, context)
     usable = with_sound_masks(readable(dataset, stages.images), stages.ground_truth)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel
+
 from wsseg.data.dataset import Dataset
+from wsseg.outside import RECORD_FILE, outside_marks
 from wsseg.recipe import Recipe
 from wsseg.rundir import RunDir, StageDir, fingerprint
 
@@ -18,7 +23,12 @@ STAGES = ("localize", "refine", "pseudo", "segment", "evaluate", "report")
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of one run with their folders and fingerprints."""
+    """The stages of one run with their folders and fingerprints.
+
+    Attributes:
+        outside: Marks of the files outside of the run that its results depend on, as of now; see
+            `wsseg.outside`. Who does stages writes them to `wsseg.outside.RECORD_FILE`.
+    """
 
     images: StageDir
     ground_truth: StageDir
@@ -28,6 +38,7 @@ class Plan:
     segment: StageDir
     predict: StageDir
     evaluate: StageDir
+    outside: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, name: str) -> tuple[StageDir, ...]:
         """The folders of one of `STAGES`; the report has none."""
@@ -56,7 +67,8 @@ def plan(folder: RunDir, dataset: Dataset, recipe: Recipe, use_masks: bool) -> P
         use_masks: Whether masks may tune; then their content counts too.
 
     Returns:
-        The stages; a stage is done again when its fingerprint changes.
+        The stages; a stage is done again when its fingerprint changes. Weight files, networks and
+        maps that the recipe names count by their content.
     """
     from wsseg.evaluate import stage as evaluate_stage
     from wsseg.localize import stage as localize_stage
@@ -67,20 +79,32 @@ def plan(folder: RunDir, dataset: Dataset, recipe: Recipe, use_masks: bool) -> P
     shared = {"seed": recipe.seed, "max_side_px": recipe.max_side_px}
     labels = dataset.fingerprint(masks=False)
     tuning = dataset.fingerprint(masks=True) if use_masks else labels
+    outside: dict[str, str] = {}
+    known = _recorded(folder)
+
+    def content_of(settings: BaseModel | None) -> tuple[dict[str, str], ...]:
+        """Mark what lies outside; nothing where nothing does, as before there were marks."""
+        marks = {} if settings is None else outside_marks(settings, dataset, known)
+        outside.update(marks)
+        return (marks,) if marks else ()
+
     settings = localize_stage.fingerprint_settings(recipe.localize)
     drawn = tuning if localize_stage.takes_masks(recipe.localize) else labels
-    mark = fingerprint("localize", localize_stage.VERSION, shared, drawn, settings)
+    files = content_of(recipe.localize)
+    mark = fingerprint("localize", localize_stage.VERSION, shared, drawn, settings, *files)
     localize = folder.stage("localize", mark)
     steps = []
     for number, step in enumerate(recipe.refine.steps, start=1):
         content = step.model_dump(mode="json")
-        mark = fingerprint("refine", refine_stage.VERSION, mark, content, tuning)
+        files = content_of(step)
+        mark = fingerprint("refine", refine_stage.VERSION, mark, content, tuning, *files)
         steps.append(folder.stage(f"refine/{number}_{content['name']}", mark))
     content = pseudo_stage.fingerprint_settings(pseudo_rule(recipe))
     mark = fingerprint("pseudo", pseudo_stage.VERSION, mark, content)
     pseudo = folder.stage("masks", mark)
     segmenter = recipe.segment.model_dump(mode="json") if recipe.segment else None
-    mark = fingerprint("segment", segment_stage.VERSION, mark, segmenter, shared, tuning)
+    files = content_of(recipe.segment)
+    mark = fingerprint("segment", segment_stage.VERSION, mark, segmenter, shared, tuning, *files)
     scored = dataset.fingerprint(masks=True)
     measures = recipe.evaluate.model_dump(mode="json")
     return Plan(
@@ -94,7 +118,17 @@ def plan(folder: RunDir, dataset: Dataset, recipe: Recipe, use_masks: bool) -> P
         evaluate=folder.stage(
             "evaluate", fingerprint("evaluate", evaluate_stage.VERSION, mark, scored, measures)
         ),
+        outside=outside,
     )
+
+
+def _recorded(folder: RunDir) -> dict[str, str]:
+    """Read the marks that the run's stages were made with."""
+    try:
+        found = json.loads((folder.path / RECORD_FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
 
 
 def pseudo_rule(recipe: Recipe) -> PseudoMaskConfig:

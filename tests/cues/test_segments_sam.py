@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -240,6 +241,26 @@ def test_embeddings_of_other_weights_and_damaged_ones_are_not_taken(tmp_path):
     assert sam.identity(config=config, context=other) != sam.identity(
         config=config, context=context
     )
+
+
+@needs_transformers
+def test_embeddings_of_another_preparation_of_images_are_not_taken(tmp_path):
+    save_tiny_sam(tmp_path / "net")
+    config = Sam(model=str(tmp_path / "net"))
+    found = []
+    for mean in (None, 0.1):
+        if mean is not None:
+            [path] = tmp_path.joinpath("net").glob("*processor_config.json")
+            content = json.loads(path.read_text())
+            content.get("image_processor", content)["image_mean"] = [mean] * 3
+            path.write_text(json.dumps(content))
+        context = SegmentsContext(folder=tmp_path / "kept")
+        sam(IMAGE, config=config, context=context).at([Prompt([(12, 30)])])
+        found.append(sam.identity(config=config, context=context))
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+    assert found[0] != found[1]
+    again = sam.identity(config=config, context=SegmentsContext())
+    assert again == found[1]
 
 
 @needs_transformers

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from wsseg.cues.protocol import CueConfig
+from wsseg.outside import WeightsPath
 
 
 class Anomaly(CueConfig):
@@ -21,7 +22,7 @@ class Anomaly(CueConfig):
         description="padim: a Gaussian per position, for parts that always lie alike; patchcore: "
         "distance to the nearest normal patch, wherever it was.",
     )
-    init: str = Field(
+    init: WeightsPath = Field(
         "localizer",
         description="Weights of the features: localizer (the run's trained classifier), none "
         "(random), imagenet, or the path of a weight file; the last three need `backbone`.",

@@ -14,6 +14,7 @@ from wsseg.cues.protocol import CueConfig, CueContext, CueMap, check_rgb
 from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.image_io import IMAGE_SUFFIXES, read_image
 from wsseg.errors import DataError
+from wsseg.outside import MapsPath
 
 _MAX_NAMES_SHOWN = 5
 
@@ -24,7 +25,7 @@ class Folder(CueConfig):
     is_stored: ClassVar[bool] = False
 
     name: Literal["folder"] = Field("folder", description="Which cue: maps of any other tool.")
-    path: str = Field(
+    path: MapsPath = Field(
         min_length=1,
         description="Folder with one grey picture per image, named by the image's id; white "
         "stands out.",

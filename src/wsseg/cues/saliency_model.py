@@ -30,6 +30,7 @@ from wsseg.errors import (
     WssegError,
     unknown_name,
 )
+from wsseg.outside import NetworkPath
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +48,7 @@ class Model(CueConfig):
     name: Literal["model"] = Field(
         "model", description="Which cue: a segmentation network of `transformers`."
     )
-    model: str = Field(
+    model: NetworkPath = Field(
         min_length=1,
         description="Local folder of the network, or its name on the Hugging Face hub.",
     )

@@ -8,6 +8,7 @@ second one of an early layer, the later ones three of different sizes.
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,7 @@ class SamNetwork:
         device: Where it runs.
 
     Attributes:
-        digest: Hash of its weights.
+        digest: Hash of its weights and of how images are prepared for it.
 
     Raises:
         MissingExtraError: When ``transformers`` is not installed.
@@ -96,7 +97,7 @@ class SamNetwork:
         except Exception as error:  # transformers raises many kinds; all mean the same here
             raise cannot_load(name, error, _REMEDY) from error
         self.device = device
-        self.digest = _digest(network)
+        self.digest = _digest(network, self._processor)
         self.network = network.eval().requires_grad_(False).to(device)
 
     def embedded(self, image: np.ndarray, folder: Path | None = None) -> Embedded:
@@ -193,9 +194,13 @@ def image_digest(image: np.ndarray) -> str:
     return content.hexdigest()[:32]
 
 
-def _digest(network: Any) -> str:
-    """Hash names, sizes and sums of all weights; reading every byte would take seconds."""
+def _digest(network: Any, processor: Any) -> str:
+    """Hash the preparation of images, and names, sizes and sums of all weights.
+
+    Reading every byte of the weights would take seconds.
+    """
     content = hashlib.sha256(str(network.config.model_type).encode())
+    content.update(json.dumps(processor.to_dict(), sort_keys=True, default=str).encode())
     for name, values in sorted(network.state_dict().items()):
         numbers = values.double()
         sums = (float(numbers.sum()), float(numbers.abs().sum()))

@@ -20,6 +20,7 @@ from wsseg.cues.protocol import check_rgb
 from wsseg.cues.segments import OpenedImage, Prompt, Segments, SegmentsContext, check_points
 from wsseg.data.dataset import Dataset
 from wsseg.errors import DataError
+from wsseg.outside import MapsPath
 
 __all__ = ["FolderBackend", "FolderSegments", "LabelMapSegments", "folder"]
 
@@ -34,7 +35,7 @@ class FolderSegments(MethodConfig):
     name: Literal["folder"] = Field(
         "folder", description="Which backend: pictures of segment numbers."
     )
-    path: str = Field(
+    path: MapsPath = Field(
         min_length=1,
         description="Folder with one PNG of segment numbers per image, named by the image's id.",
     )

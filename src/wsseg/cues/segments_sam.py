@@ -38,6 +38,7 @@ from wsseg.cues.protocol import check_rgb
 from wsseg.cues.sam_prompts import distinct, grid_points, padded_points, within
 from wsseg.cues.segments import OpenedImage, Prompt, Segments, SegmentsContext, check_points
 from wsseg.data.dataset import Dataset
+from wsseg.outside import NetworkPath
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +57,7 @@ class Sam(MethodConfig):
     name: Literal["sam"] = Field(
         "sam", description="Which backend: SAM or a successor, through `transformers`."
     )
-    model: str = Field(
+    model: NetworkPath = Field(
         min_length=1,
         description="Local folder of the network, or its name on the Hugging Face hub.",
     )

@@ -26,6 +26,7 @@ from wsseg.data.image_io import read_image
 from wsseg.data.working import read_working_image
 from wsseg.device import best_device
 from wsseg.errors import DataError
+from wsseg.outside import outside_marks
 from wsseg.processes import from_main_process
 from wsseg.rundir import StageDir, fingerprint
 
@@ -258,6 +259,8 @@ def _name(config: CueConfig) -> str:
 
 
 def _fingerprint(config: CueConfig, inputs: CueInputs, *, is_fitted: bool) -> str:
+    """Name what the maps depend on; networks and weight files by their content, too."""
+    files = outside_marks(config, inputs.dataset) if config.is_stored or is_fitted else {}
     return fingerprint(
         "cue",
         VERSION,
@@ -266,6 +269,7 @@ def _fingerprint(config: CueConfig, inputs: CueInputs, *, is_fitted: bool) -> st
         inputs.dataset.fingerprint(masks=False),
         inputs.seed if is_fitted else None,
         inputs.localizer_fingerprint if config.needs_localizer else None,
+        *([files] if files else []),
     )
 
 

@@ -31,6 +31,7 @@ from wsseg.data.labels import WeakLabels
 from wsseg.data.scores import Scores
 from wsseg.errors import DataError, RecipeError, unknown_name
 from wsseg.localize.direct import DirectLocalizerConfig, LocalizeContext, all_background
+from wsseg.outside import Outside
 from wsseg.refine.attention_steps import boxes_around, sinkhorn, spread, stretched
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class ClipEs(DirectLocalizerConfig):
     name: Literal["clip_es"] = Field(
         "clip_es", description="Maps by CLIP from the names of the tags, without training."
     )
-    model: Text = Field(
+    model: Annotated[Text, Outside("network")] = Field(
         "openai/clip-vit-base-patch16",
         description="Local folder of a CLIP with a vision transformer, or its name on the Hugging "
         "Face hub.",

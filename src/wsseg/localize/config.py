@@ -10,6 +10,7 @@ from wsseg import registry
 from wsseg.config import Config, MethodConfig
 from wsseg.data.transforms import AugmentConfig
 from wsseg.nets.pooling import Gap, Pooling
+from wsseg.outside import WeightsPath
 from wsseg.training.config import TrainingConfig
 
 
@@ -183,7 +184,7 @@ class TagLocalizerConfig(LocalizerConfig):
     backbone: str = Field(
         "resnet18", description="A timm network, or resnet38d, or vgg16_largefov."
     )
-    weights: str = Field(
+    weights: WeightsPath = Field(
         "none", description="imagenet, none (from scratch), or the path of a weight file."
     )
     output_stride: Literal[32, 16, 8, 4] = Field(

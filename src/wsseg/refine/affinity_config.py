@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from wsseg.config import MethodConfig
 from wsseg.data.transforms import AugmentConfig
 from wsseg.kernels.dense_crf_config import CrfConfig
+from wsseg.outside import WeightsPath
 from wsseg.training.config import TrainingConfig
 
 TRAINING = TrainingConfig(
@@ -35,7 +36,7 @@ class AffinityNet(MethodConfig):
     name: Literal["affinity_net"] = Field(
         "affinity_net", description="Which refiner: a random walk with learned affinities (PSA)."
     )
-    init: str = Field(
+    init: WeightsPath = Field(
         "localizer",
         description="What the network starts from: localizer (the run's own classifier), none "
         "(from scratch), or the path of a weight file; the last two need `backbone`.",

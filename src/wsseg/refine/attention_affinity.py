@@ -29,6 +29,7 @@ from wsseg.config import MethodConfig
 from wsseg.data.dataset import Dataset
 from wsseg.data.scores import Scores
 from wsseg.errors import RecipeError
+from wsseg.outside import WeightsPath
 from wsseg.refine.attention_steps import (
     boxes_around,
     interpolated,
@@ -106,7 +107,7 @@ class AttentionAffinity(MethodConfig):
         description="A timm vision transformer whose attention is taken instead of the "
         "localizer's. null: the run's localizer.",
     )
-    weights: str | None = Field(
+    weights: WeightsPath | None = Field(
         None, description="`imagenet` or the path of a weight file; for `backbone`."
     )
     output_stride: Literal[32, 16, 8, 4] = Field(

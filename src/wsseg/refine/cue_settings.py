@@ -12,6 +12,7 @@ from wsseg.config import MethodConfig
 from wsseg.cues.protocol import CueField
 from wsseg.data.scores import Scores
 from wsseg.errors import DataError
+from wsseg.outside import MapsPath
 from wsseg.refine.protocol import RefineContext
 
 
@@ -23,7 +24,7 @@ class CueSettings(MethodConfig):
         description="The cue, by its `name`: maps from a folder, weight-free saliency, distance "
         "from normal images, or a network. null: `cue_folder`, or the cue is given from Python.",
     )
-    cue_folder: str | None = Field(
+    cue_folder: MapsPath | None = Field(
         None,
         description="Short for the cue `folder`: folder with one grey picture per image, named by "
         "the image's id; white stands out.",

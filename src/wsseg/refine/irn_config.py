@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from wsseg.config import Config, MethodConfig
 from wsseg.data.transforms import AugmentConfig
 from wsseg.kernels.dense_crf_config import IRN, CrfConfig
+from wsseg.outside import WeightsPath
 from wsseg.training.config import TrainingConfig
 
 # Pixels per cell of boundary map and displacement field, as in `wsseg.nets.irn_net`.
@@ -74,7 +75,7 @@ class Irn(MethodConfig):
     name: Literal["irn"] = Field(
         "irn", description="Which refiner: random walk inside learned boundaries."
     )
-    init: str = Field(
+    init: WeightsPath = Field(
         "localizer",
         description="Frozen features of the network: localizer (those of the trained "
         "classifier), imagenet, or the path of a weight file for `backbone`.",

@@ -18,6 +18,7 @@ from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.scores import load_scores, save_scores
 from wsseg.data.working import read_working_image
 from wsseg.device import best_device
+from wsseg.outside import outside_marks
 from wsseg.processes import from_main_process
 from wsseg.refine.protocol import FitInputs, FittedRefiner, RefineContext
 from wsseg.rundir import StageDir, fingerprint
@@ -57,7 +58,7 @@ def refine_step(
     started = time.perf_counter()
     name = config.name  # type: ignore[attr-defined]
     refiner = registry.load("refiners", name)
-    stage, marks = _marks(refiner, config, before, stage)
+    stage, marks = _marks(refiner, config, before, stage, context)
     stage.begin()
     samples = before.usable(dataset.samples)
     device = best_device()
@@ -118,13 +119,14 @@ def _tell_notes(name: str, stage: StageDir) -> None:
 
 
 def _marks(
-    refiner: Any, config: MethodConfig, before: StageDir, stage: StageDir
+    refiner: Any, config: MethodConfig, before: StageDir, stage: StageDir, context: RunContext
 ) -> tuple[StageDir, dict[str, str]]:
     """Name what a training depends on, and let the stage keep it when nothing of that changes."""
     scores = fingerprint("scores", VERSION, before.fingerprint)
     training_settings = getattr(refiner, "training_settings", None)
     if training_settings is None:
         return stage, {"fingerprint": stage.fingerprint, "scores_fingerprint": scores}
-    training = fingerprint(scores, training_settings(config))
+    files = outside_marks(config, known=context.outside)
+    training = fingerprint(scores, training_settings(config), *([files] if files else []))
     stage = replace(stage, learned=scores)
     return stage, {"fingerprint": training, "scores_fingerprint": scores}

@@ -15,6 +15,7 @@ from pydantic import (
 from wsseg.config import Config, MethodConfig
 from wsseg.data.transforms import AugmentConfig
 from wsseg.nets.architectures import Architecture
+from wsseg.outside import WeightsPath
 from wsseg.segment.correction_config import Adele
 from wsseg.segment.loss_config import LossConfig, SegmenterLoss
 from wsseg.segment.rounds_config import RoundsConfig, named
@@ -174,7 +175,7 @@ class Smp(SegmenterConfig):
         description="Measure every pixel against mean and deviation of the box of this side around "
         "it, pixels: evens out lighting, shading and differences between parts. null: not.",
     )
-    weights: str = Field(
+    weights: WeightsPath = Field(
         "imagenet",
         description="Encoder's first weights: imagenet, none (from scratch), localizer (those that "
         "the run's localizer learned from the weak labels; encoder and localize.backbone must be "

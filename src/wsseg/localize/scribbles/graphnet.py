@@ -41,6 +41,7 @@ from wsseg.localize.scribbles.affinity_graph import (
 )
 from wsseg.localize.scribbles.graph import Nodes, seed_classes, seeds_with_boxes
 from wsseg.localize.scribbles.label_propagation import scores_of_nodes
+from wsseg.outside import WeightsPath
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -66,7 +67,7 @@ class Graphnet(AffinityGraphConfig):
         description="A timm network whose features, averaged over each node, are added to colour "
         "and position in X; null: none. Without weights it tells little.",
     )
-    weights: str = Field(
+    weights: WeightsPath = Field(
         "imagenet", description="Weights of the backbone: imagenet, none, or the path of a file."
     )
     min_confidence: float = Field(
