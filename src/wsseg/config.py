@@ -27,10 +27,14 @@ class MethodConfig(Config):
             its scores. From such a step on the scores can be scored as masks.
         leaves_open: Whether the method, a refiner, leaves pixels without any evidence that are
             not known, and no background.
+        fills_unknown: Whether the method, a refiner that makes the background row, also works
+            behind localizers that know the background: it keeps what they know, and fills what
+            they left open.
     """
 
     writes_background: ClassVar[bool] = False
     leaves_open: ClassVar[bool] = False
+    fills_unknown: ClassVar[bool] = False
 
     @property
     def needs_localizer(self) -> bool:

@@ -135,11 +135,11 @@ def _check_without_network(
     name = config.name
     for step in recipe.refine.steps if "refine" in wanted else ():
         where = f'refine.steps: "{step.model_dump()["name"]}"'
-        if step.writes_background and config.writes_background:
+        if step.writes_background and config.writes_background and not step.fills_unknown:
             raise RecipeError(
                 f'{where} makes the background row anew, but localizer "{name}" knows the '
                 "background already, and what it left open. Remove the step; dense_crf and pamr "
-                "work on such scores."
+                "work on such scores; affinity_net and irn fill what was left open."
             )
         cue = configured_cue(step)
         needs_it = step.needs_localizer or (cue is not None and cue.needs_localizer)

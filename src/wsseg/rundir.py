@@ -32,6 +32,8 @@ from wsseg.processes import from_main_process
 
 STAGE_FILE = "stage.json"
 MANIFEST_FILE = "manifest.jsonl"
+KNOWS_BACKGROUND = "knows_background"
+"""Key in ``stage.json``: row 0 of the scores is background that is known, not made by a rule."""
 # What a stage may keep when only settings have changed; see `StageDir.learned`.
 LEARNED_FOLDERS = ("confident", "training")
 

@@ -148,7 +148,7 @@ def test_a_segmenter_trains_on_the_masks_and_its_card_says_boxes(dataset, tmp_pa
     ("change", "message"),
     [
         ("segment={name: smp, weights: localizer}", "segment.weights is localizer"),
-        ("refine.steps=[affinity_net]", '"affinity_net" makes the background row anew'),
+        ("refine.steps=[affinity_net]", '"affinity_net" works with the network that the localizer'),
         ("refine.steps=[background_constant]", "makes the background row anew"),
         ("refine.steps=[attention_affinity]", "works with the network that the localizer trains"),
     ],

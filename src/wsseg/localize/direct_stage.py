@@ -23,10 +23,13 @@ from wsseg.localize.direct import (
     is_empty,
     scaled_labels,
 )
-from wsseg.rundir import StageDir
+from wsseg.rundir import KNOWS_BACKGROUND, StageDir
 
 if TYPE_CHECKING:
     from wsseg.nets.cam_head import ClassMapNet
+
+DIRECT_VERSION = 2
+"""Raised where the same labels give other scores than before."""
 
 _MAX_NAMES_SHOWN = 5
 
@@ -91,7 +94,8 @@ def localize_direct(
     stage.for_each(samples, work, title=f"localize: {config.name}")
     if cue is not None:
         cue.note_empty()
-    stage.finish(seconds=time.perf_counter() - started)
+    facts = {KNOWS_BACKGROUND: True} if config.writes_background else {}
+    stage.finish(seconds=time.perf_counter() - started, **facts)
 
 
 def note_left_out(dataset: Dataset, kept: Sequence[Sample], kinds: str, remedy: str = "") -> None:

@@ -23,7 +23,7 @@ from wsseg.errors import DataError
 from wsseg.localize.config import LocalizerConfig, TagLocalizerConfig
 from wsseg.localize.data import TagData
 from wsseg.localize.direct import DirectLocalizerConfig
-from wsseg.localize.direct_stage import localize_direct, note_left_out
+from wsseg.localize.direct_stage import DIRECT_VERSION, localize_direct, note_left_out
 from wsseg.localize.rounds import Mapper, RoundInputs, Rounds, rounds_method, train_rounds
 from wsseg.processes import from_main_process
 from wsseg.rundir import StageDir
@@ -89,6 +89,8 @@ def fingerprint_settings(config: LocalizerConfig) -> dict[str, Any]:
         JSON-able. Without regularisers they are not named, so that runs from before there were
         any are still recognised.
     """
+    if isinstance(config, DirectLocalizerConfig):
+        return config.model_dump(mode="json") | {"version": DIRECT_VERSION}
     is_bare = isinstance(config, TagLocalizerConfig) and not config.regularisers
     return config.model_dump(mode="json", exclude={"regularisers"} if is_bare else None)
 

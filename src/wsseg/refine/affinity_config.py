@@ -32,6 +32,7 @@ class AffinityNet(MethodConfig):
     """Settings of `affinity_net`."""
 
     writes_background: ClassVar[bool] = True
+    fills_unknown: ClassVar[bool] = True
 
     name: Literal["affinity_net"] = Field(
         "affinity_net", description="Which refiner: a random walk with learned affinities (PSA)."

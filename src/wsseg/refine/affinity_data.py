@@ -11,7 +11,7 @@ for Weakly Supervised Semantic Segmentation", CVPR 2018.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,12 +19,12 @@ import numpy.typing as npt
 
 from wsseg.data.dataset import Sample
 from wsseg.data.labels import BACKGROUND, IGNORE
-from wsseg.data.scores import load_scores, save_scores
+from wsseg.data.scores import Scores, load_scores, save_scores
 from wsseg.data.transforms import AugmentConfig, augment
 from wsseg.data.working import read_working_image
 from wsseg.errors import DataError
 from wsseg.kernels.dense_crf_config import CrfConfig
-from wsseg.refine.confident import labels_from_marginals, two_alpha_marginals
+from wsseg.refine.confident import Marginals, labels_from_marginals, two_alpha_marginals
 from wsseg.refine.protocol import FitInputs
 from wsseg.rundir import StageDir
 
@@ -97,14 +97,17 @@ def _make_one(
 ) -> dict[str, Any]:
     scores = inputs.load(sample)
     image = read_working_image(sample.image_path, inputs.max_side_px)
-    marginals = two_alpha_marginals(
-        image,
-        scores,
-        alpha_low=rule.alpha_low,
-        alpha_high=rule.alpha_high,
-        crf=rule.crf,
-        device=inputs.device,
-    )
+    if inputs.knows_background:
+        marginals = _known(scores)
+    else:
+        marginals = two_alpha_marginals(
+            image,
+            scores,
+            alpha_low=rule.alpha_low,
+            alpha_high=rule.alpha_high,
+            crf=rule.crf,
+            device=inputs.device,
+        )
     save_scores(stage.file("low", sample.id, ".npz"), marginals.low)
     save_scores(stage.file("high", sample.id, ".npz"), marginals.high)
     labels = labels_from_marginals(marginals.low.values, marginals.high.values, scores.class_ids)
@@ -156,6 +159,12 @@ def confident_shares(samples: Sequence[Sample], stage: StageDir) -> Shares:
         f"affinity_net finds no training image with two labels to tell apart: {shares.text()}. "
         f"{advice} Or leave affinity_net out (--set refine.steps=...)."
     )
+
+
+def _known(scores: Scores) -> Marginals:
+    """Take what a localizer knows as it is: sure of its classes, sure of its background."""
+    full = replace(scores, values=scores.resized())
+    return Marginals(full, full)
 
 
 class AffinityData:

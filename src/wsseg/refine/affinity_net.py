@@ -8,7 +8,9 @@
    (`wsseg.refine.affinity_walk`).
 
 Only the maps and the tags of the train split are used, and only the class rows of the maps: a
-background rule before this step changes nothing, because row 0 is made anew, twice.
+background rule before this step changes nothing, because row 0 is made anew, twice. Behind
+localizers that know the background it is used, and the walk fills what they left open
+(`wsseg.refine.known_labels`).
 
 Reference: J. Ahn, S. Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervision
 for Weakly Supervised Semantic Segmentation", CVPR 2018. Differences: any backbone; the walk is
@@ -41,7 +43,8 @@ from wsseg.refine.affinity_data import (
     confident_shares,
     make_confident,
 )
-from wsseg.refine.affinity_walk import propagated
+from wsseg.refine.affinity_walk import propagated, propagated_known
+from wsseg.refine.known_labels import can_fill
 from wsseg.refine.protocol import FitInputs, RefineContext, check_image
 from wsseg.rundir import StageDir, fingerprint
 from wsseg.training.config import RESULT_NEUTRAL_FIELDS
@@ -179,7 +182,9 @@ class AffinityNetRefiner:
 
         Returns:
             Scores of the same classes at full size (K, H, W), with a new background row. An image
-            without classes is background everywhere.
+            without classes is background everywhere. With ``context.knows_background`` known
+            pixels keep their scores, and nothing changes where no background, or no class, is
+            known.
 
         Raises:
             DataError: When the image does not belong to the scores.
@@ -187,10 +192,14 @@ class AffinityNetRefiner:
             MissingWeightsError: When its weights are not in the folder.
         """
         check_image(image, scores)
+        context = context or RefineContext()
+        if context.knows_background and not can_fill(scores):
+            return scores
         if len(scores.class_ids) == 1:
             return replace(scores, values=np.ones_like(scores.values))
-        context = context or RefineContext()
         features = _features(_loaded(config, context), image, context.device)
+        if context.knows_background:
+            return propagated_known(scores, features, config=config, device=context.device)
         return propagated(scores, features, config=config, device=context.device)
 
 

@@ -20,6 +20,7 @@ from wsseg.data.scores import Scores
 from wsseg.refine.affinity_config import AffinityNet
 from wsseg.refine.affinity_data import pool_cells
 from wsseg.refine.confident import with_power_background
+from wsseg.refine.known_labels import ROUNDS, filled, with_known
 
 
 def propagated(
@@ -53,16 +54,68 @@ def propagated(
         >>> walked.values.argmax(axis=0)[0, [0, 100, 140]].tolist()
         [1, 1, 0]
     """
+    full = with_power_background(replace(scores, values=scores.resized()), config.alpha_walk)
+    cells = pool_cells(full.values, config.stride_px)
+    walked = _walked(cells, features, 2**config.log2_steps, config, device)
+    return replace(scores, values=_at_full_size(walked, scores.size, config.stride_px))
+
+
+def propagated_known(
+    scores: Scores,
+    features: npt.NDArray[np.float32],
+    *,
+    config: AffinityNet = AffinityNet(),
+    device: str = "cpu",
+) -> Scores:
+    """Fill the pixels of which nothing is known by walks from those that are.
+
+    Args:
+        scores: Scores whose row 0 is the background; 0 in all rows where nothing is known. Not
+            changed.
+        features: (c, ceil(H / stride_px), ceil(W / stride_px)) float32.
+        config: Radius, stride and steps.
+        device: Where the walk is computed.
+
+    Returns:
+        Scores of the same classes at full size (K, H, W); known pixels have the scores they had.
+
+    Raises:
+        ValueError: When the features have another grid.
+
+    Example:
+        >>> values = np.zeros((2, 16, 160), np.float32)
+        >>> values[1, :, :16] = values[0, :, 144:] = 1
+        >>> scores = Scores(values, np.array([0, 7], np.uint8), (16, 160))
+        >>> features = np.zeros((4, 2, 20), np.float32)
+        >>> features[:, :, 10:] = 9.0
+        >>> walked = propagated_known(scores, features, config=AffinityNet(links="all"))
+        >>> walked.values.argmax(axis=0)[0, [0, 70, 90]].tolist()
+        [1, 1, 0]
+    """
+    steps = math.ceil(2**config.log2_steps / ROUNDS)
+    cells = filled(
+        pool_cells(scores.resized(), config.stride_px),
+        lambda maps: _walked(maps, features, steps, config, device),
+    )
+    values = _at_full_size(cells, scores.size, config.stride_px)
+    return with_known(replace(scores, values=values), scores)
+
+
+def _walked(
+    cells: npt.NDArray[np.float32],
+    features: npt.NDArray[np.float32],
+    steps: int,
+    config: AffinityNet,
+    device: str,
+) -> npt.NDArray[np.float32]:
+    """Let (K, h, w) maps take some steps."""
     from wsseg.kernels.path_affinity import feature_affinity
     from wsseg.kernels.random_walk import psa_propagate, random_walk
     from wsseg.kernels.stencil import half_plane_offsets
 
-    full = with_power_background(replace(scores, values=scores.resized()), config.alpha_walk)
-    cells = pool_cells(full.values, config.stride_px)
-    steps = 2**config.log2_steps
     if config.links == "inner":
         _tell_if_nothing_moves(cells.shape[1:], config)
-        walked = psa_propagate(
+        return psa_propagate(
             cells,
             features,
             radius=config.radius,
@@ -71,17 +124,15 @@ def propagated(
             method=config.walk,
             device=device,
         )
-    else:
-        walked = random_walk(
-            cells,
-            feature_affinity(features, config.radius),
-            half_plane_offsets(config.radius),
-            beta=config.beta,
-            steps=steps,
-            method=config.walk,
-            device=device,
-        )
-    return replace(scores, values=_at_full_size(walked, scores.size, config.stride_px))
+    return random_walk(
+        cells,
+        feature_affinity(features, config.radius),
+        half_plane_offsets(config.radius),
+        beta=config.beta,
+        steps=steps,
+        method=config.walk,
+        device=device,
+    )
 
 
 def _tell_if_nothing_moves(grid: tuple[int, ...], config: AffinityNet) -> None:

@@ -8,7 +8,9 @@ a grid of 4 pixels, with the affinity a_ij = 1 - max of the boundary on the path
     T = A^beta, columns divided by their sums        s' = (s (1 - edge)) T^256
 
 and everything is divided by the largest value over all classes. The background is a constant. The
-displacements are only needed to tell instances apart (`wsseg.refine.irn_instances`).
+displacements are only needed to tell instances apart (`wsseg.refine.irn_instances`). Behind
+localizers that know the background, the walk fills what they left open instead
+(`wsseg.refine.known_labels`).
 
 Differences: the features start from the run's own classifier unless ``init`` says otherwise (the
 paper's code takes those of ImageNet again); images are padded to multiples of 32 pixels instead of
@@ -32,6 +34,7 @@ from wsseg.data.scores import Scores
 from wsseg.errors import RecipeError
 from wsseg.refine.background import with_constant_background
 from wsseg.refine.irn_config import STRIDE, Irn
+from wsseg.refine.known_labels import ROUNDS, can_fill, filled, with_known
 from wsseg.refine.protocol import FitInputs, RefineContext, check_image
 from wsseg.training.config import RESULT_NEUTRAL_FIELDS
 
@@ -159,7 +162,8 @@ class IrnRefiner:
         Returns:
             Scores of the same classes, row 0 = ``config.background`` (1 for an image without
             classes): at the resolution of the input where that is 4 pixels per cell, else at full
-            size.
+            size. With ``context.knows_background`` known pixels keep their scores, all rows walk,
+            and nothing changes where no background, or no class, is known.
 
         Raises:
             DataError: When the image does not belong to the scores.
@@ -168,15 +172,19 @@ class IrnRefiner:
         """
         check_image(image, scores)
         context = context or RefineContext()
+        if context.knows_background and not can_fill(scores) and not config.instances:
+            return scores
         if len(scores.class_ids) == 1:
             if config.instances:
                 _write_instances([], scores.size, context)
-            return with_constant_background(scores, 1.0)
+            return scores if context.knows_background else with_constant_background(scores, 1.0)
         edge, displacement = _relations(image, config, context)
         maps = _on_grid(scores.values[1:], edge.shape)
-        walked = _divided_by_largest(_walk(maps, edge, config, context))
         if config.instances:
             self._find_instances(scores, maps, (edge, displacement), config, context)
+        if context.knows_background:
+            return _filled(scores, edge, config, context) if can_fill(scores) else scores
+        walked = _divided_by_largest(_walk(maps, edge, config, context))
         values = np.concatenate([np.zeros_like(walked[:1]), walked])
         refined = replace(scores, values=values)
         if values.shape != scores.values.shape:
@@ -214,6 +222,15 @@ class IrnRefiner:
 
 
 irn = IrnRefiner()
+
+
+def _filled(scores: Scores, edge: Floats, config: Irn, context: RefineContext) -> Scores:
+    """Fill what is unknown by walks inside the boundaries; known pixels keep their scores."""
+    part = config.model_copy(update={"steps": -(-config.steps // ROUNDS)})
+    cells = filled(
+        _on_grid(scores.values, edge.shape), lambda maps: _walk(maps, edge, part, context)
+    )
+    return with_known(replace(scores, values=cells), scores)
 
 
 def _walk(maps: Floats, edge: Floats, config: Irn, context: RefineContext) -> Floats:

@@ -71,6 +71,7 @@ class Irn(MethodConfig):
     """Settings of `irn`."""
 
     writes_background: ClassVar[bool] = True
+    fills_unknown: ClassVar[bool] = True
 
     name: Literal["irn"] = Field(
         "irn", description="Which refiner: random walk inside learned boundaries."

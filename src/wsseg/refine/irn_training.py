@@ -26,6 +26,7 @@ from wsseg.nets.irn_losses import label_pairs, smallest_grid
 from wsseg.nets.irn_net import IrnNet
 from wsseg.refine.confident import affinity_labels_two_thresholds
 from wsseg.refine.irn_config import STRIDE, Irn
+from wsseg.refine.known_labels import labels_of_known
 from wsseg.refine.protocol import FitInputs
 from wsseg.rundir import StageDir, fingerprint
 
@@ -146,15 +147,19 @@ def write_labels(inputs: FitInputs, config: Irn) -> StageDir:
 
 def _label_one(sample: Sample, inputs: FitInputs, config: Irn, stage: StageDir) -> dict[str, int]:
     image = read_working_image(sample.image_path, inputs.max_side_px)
-    mask = affinity_labels_two_thresholds(
-        image,
-        inputs.load(sample),
-        fg_threshold=config.min_foreground,
-        bg_threshold=config.max_background,
-        crf=config.crf,
-        gt_prob=config.gt_prob,
-        device=inputs.device,
-    )
+    scores = inputs.load(sample)
+    if inputs.knows_background:
+        mask = labels_of_known(scores, config.min_foreground)
+    else:
+        mask = affinity_labels_two_thresholds(
+            image,
+            scores,
+            fg_threshold=config.min_foreground,
+            bg_threshold=config.max_background,
+            crf=config.crf,
+            gt_prob=config.gt_prob,
+            device=inputs.device,
+        )
     write_mask(stage.file("labels", sample.id, ".png"), mask)
     num_background = int((mask == BACKGROUND).sum())
     num_unknown = int((mask == IGNORE).sum())

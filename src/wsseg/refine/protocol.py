@@ -53,6 +53,8 @@ class RefineContext:
             there is none. Keep what it returns in `shared`.
         cues_dir: Where maps of cues and segments are kept for all stages; None: nowhere.
         facts: What the manifest says about this image (JSON-able); the refiner adds to it.
+        knows_background: Whether row 0 is the background that a localizer from points, scribbles or
+            boxes knew, and a pixel without any evidence is unknown; False behind maps of tags.
     """
 
     sample_id: str = ""
@@ -66,6 +68,7 @@ class RefineContext:
     localizer: Callable[[], ClassMapNet] | None = None
     cues_dir: Path | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    knows_background: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class FitInputs:
         scores_fingerprint: Names the scores alone, for what is made of them before the training.
         localizer: Loads the run's trained localizer, in evaluation mode on the CPU; None where
             there is none. Networks that learn from its maps start from its weights.
+        knows_background: As in `RefineContext`.
     """
 
     dataset: Dataset
@@ -103,6 +107,7 @@ class FitInputs:
     fingerprint: str = ""
     scores_fingerprint: str = ""
     localizer: Callable[[], ClassMapNet] | None = None
+    knows_background: bool = False
 
     def __len__(self) -> int:
         return len(self.samples)

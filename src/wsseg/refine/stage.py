@@ -21,7 +21,7 @@ from wsseg.device import best_device
 from wsseg.outside import outside_marks
 from wsseg.processes import from_main_process
 from wsseg.refine.protocol import FitInputs, FittedRefiner, RefineContext
-from wsseg.rundir import StageDir, fingerprint
+from wsseg.rundir import KNOWS_BACKGROUND, StageDir, fingerprint
 
 if TYPE_CHECKING:
     from wsseg.nets.cam_head import ClassMapNet
@@ -62,6 +62,7 @@ def refine_step(
     stage.begin()
     samples = before.usable(dataset.samples)
     device = best_device()
+    knows_background = bool(before.state().get(KNOWS_BACKGROUND))
     state: dict[str, Any] = {}
     if isinstance(refiner, FittedRefiner):
         inputs = FitInputs(
@@ -74,6 +75,7 @@ def refine_step(
             allow_masks=context.allow_masks,
             max_side_px=context.max_side_px,
             localizer=localizer,
+            knows_background=knows_background,
             **marks,
         )
         state = refiner.fit(inputs, config=config)
@@ -97,6 +99,7 @@ def refine_step(
             shared=shared,
             localizer=localizer,
             cues_dir=context.cues_dir,
+            knows_background=knows_background,
         )
         refined = refiner(image, scores, config=config, context=step_context)
         save_scores(stage.file("scores", sample.id, ".npz"), refined)
@@ -106,7 +109,8 @@ def refine_step(
     _tell_notes(name, stage)
     if cue is not None:
         cue.note_empty()
-    stage.finish(seconds=time.perf_counter() - started, state=state)
+    facts = {KNOWS_BACKGROUND: True} if knows_background else {}
+    stage.finish(seconds=time.perf_counter() - started, state=state, **facts)
 
 
 def _tell_notes(name: str, stage: StageDir) -> None:
