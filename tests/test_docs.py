@@ -224,8 +224,46 @@ def test_every_relative_link_leads_somewhere(page):
 
 def anchors(page: Path) -> set[str]:
     titles = re.findall(r"^#+ +(.+?) *$", prose(page), flags=re.M)
-    plain = (re.sub(r"[^\w\- ]", "", title.lower()) for title in titles)
-    return {title.replace(" ", "-") for title in plain}
+    return {anchor_of(title) for title in titles}
+
+
+def anchor_of(title: str) -> str:
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+EFFECT = "## Measured effect"
+MEASURED = re.compile(
+    r"\]\(\.\./benchmarks\.md#([\w-]+)\)(?:,\s+rows?\s+((?:\*[^*]+\*(?:,\s+|\s+and\s+)?)+))?"
+)
+WITH_EFFECT = [page for page in PAGES if EFFECT in page.read_text("utf-8")]
+
+
+def section(page: Path, heading: str) -> str:
+    """The text below a heading up to the next one of the same depth."""
+    _, _, below = page.read_text("utf-8").partition(f"{heading}\n")
+    return re.split(rf"^{heading.split(maxsplit=1)[0]} ", below, maxsplit=1, flags=re.M)[0]
+
+
+def cells_below(anchor: str) -> set[str]:
+    """What stands in the tables of a section of the benchmarks, without marks of code."""
+    page = ROOT / "docs" / "benchmarks.md"
+    titles = re.findall(r"^## .+$", page.read_text("utf-8"), flags=re.M)
+    (title,) = [
+        t for t in titles if re.sub(r"[^\w\- ]", "", t[3:].lower()).replace(" ", "-") == anchor
+    ]
+    rows = re.findall(r"^\|(.+)\|$", section(page, title), flags=re.M)
+    return {cell.strip().replace("`", "") for row in rows for cell in row.split("|")}
+
+
+@pytest.mark.parametrize("page", WITH_EFFECT, ids=name_of)
+def test_a_page_names_the_rows_of_its_measured_effect_or_says_that_there_are_none(page):
+    text = section(page, EFFECT)
+    text = " ".join(text.split())
+    named = [(anchor, re.findall(r"\*([^*]+)\*", rows)) for anchor, rows in MEASURED.findall(text)]
+    assert text.count("benchmarks.md") == len(named), f"{name_of(page)}: name the section"
+    assert "not measured yet" in text.lower() or any(rows for _, rows in named)
+    missing = [row for anchor, rows in named for row in rows if row not in cells_below(anchor)]
+    assert missing == []
 
 
 def test_the_pages_hold_what_is_checked_here():
