@@ -78,6 +78,19 @@ def test_a_ramp_comes_back_as_the_ramp_it_was_sampled_from():
     assert (drawn[0, 0, 3, 57:] == 56).all()  # nothing looks behind the last centre
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_half_precision_features_are_drawn_in_the_right_place(kind):
+    """A checkerboard of 200 cells: a coordinate wrong by half a cell would show everywhere."""
+    row = torch.arange(200) % 2
+    features = (row[None, :] + row[:, None]).remainder(2).to(kind)[None, None]
+    source, target = Cells(0.0, 4), Cells.covering(2)
+    found = place(features, (400, 400), source, target)
+    assert found.dtype == kind
+    assert torch.equal(found, place(features.double(), (400, 400), source, target).to(kind))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(place(features, (400, 400), source, target), found)
+
+
 def test_the_same_grid_gives_the_features_themselves():
     features = torch.randn(1, 2, 3, 3)
     assert place(features, (3, 3), Cells(0.0, 4), Cells(0.0, 4)) is features

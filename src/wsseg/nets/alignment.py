@@ -139,8 +139,8 @@ def place(features: Tensor, size: tuple[int, int], source: Cells, target: Cells)
         target: Where the cells of the grid look.
 
     Returns:
-        (N, D, h', w'), bilinear; beyond the outer centres the outermost value. The features
-        themselves where nothing changes.
+        (N, D, h', w') of the same type, bilinear; beyond the outer centres the outermost value.
+        The features themselves where nothing changes.
 
     Example:
         >>> row = torch.tensor([[[[0.0, 1.0]]]])
@@ -149,20 +149,23 @@ def place(features: Tensor, size: tuple[int, int], source: Cells, target: Cells)
     """
     if source == target and features.shape[2:] == size:
         return features
+    # Half precision tells only some 256 places apart, fewer than a grid has cells.
+    kind = torch.promote_types(features.dtype, torch.float32)
     axes = []
     for cells, count in zip(features.shape[2:], size, strict=True):
-        steps = torch.arange(count, dtype=torch.float32, device=features.device)
+        steps = torch.arange(count, dtype=kind, device=features.device)
         middles = target.first_px + steps * target.stride_px
         axes.append(2 * ((middles - source.first_px) / source.stride_px + 0.5) / cells - 1)
     rows, columns = torch.meshgrid(axes[0], axes[1], indexing="ij")
-    where = torch.stack([columns, rows], dim=-1).to(features.dtype)
-    return F.grid_sample(
-        features,
+    where = torch.stack([columns, rows], dim=-1)
+    drawn = F.grid_sample(
+        features.to(kind),
         where[None].expand(len(features), -1, -1, -1),
         mode="bilinear",
         padding_mode="border",
         align_corners=False,
     )
+    return drawn.to(features.dtype)
 
 
 def _first(value: Any) -> int:
