@@ -320,6 +320,31 @@ def test_the_backbone_is_trained_only_where_asked():
         assert not any(norm.training for norm in norms)
 
 
+def test_the_normalisation_is_trained_only_with_a_trained_backbone_and_where_asked():
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    for backbone, norms in ((False, True), (True, False), (True, True)):
+        torch.manual_seed(0)
+        net = IrnNet(
+            build_backbone("resnet10t", output_stride=8),
+            train_backbone=backbone,
+            train_norms=norms,
+        ).train()
+        layers = [m for m in net.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        before = [layer.running_mean.clone() for layer in layers]
+        edge, displacement = net(images)
+        (edge.square().sum() + displacement.square().sum()).backward()
+        is_trained = backbone and norms
+        assert all(layer.training == is_trained for layer in layers)
+        moved = [
+            not torch.equal(layer.running_mean, was)
+            for layer, was in zip(layers, before, strict=True)
+        ]
+        assert all(moved) if is_trained else not any(moved)
+        assert any(layer.weight.grad is not None for layer in layers) == is_trained
+        net.eval()
+        assert not any(layer.training for layer in layers)
+
+
 @pytest.mark.parametrize(("align_cells", "shift_px"), [(True, 0.0), (False, 7.5)])
 def test_stages_are_drawn_where_their_cells_look_only_where_asked(align_cells, shift_px):
     """A stage of stride 16 that holds the pixel its cell looks at, drawn on cells of 4 pixels."""

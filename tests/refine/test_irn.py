@@ -260,6 +260,35 @@ def test_features_can_come_from_a_weight_file(scenes, tmp_path):
     torch.testing.assert_close(net.backbone.trunk.state_dict(), trunk.state_dict())
 
 
+def test_random_features_are_trained_with_their_normalisation_and_come_back_the_same(
+    scenes, tmp_path
+):
+    config = scenes.short(init="none", train_backbone=True, backbone="resnet10t", output_stride=8)
+    found = []
+    for run, drawn in (("a", 1), ("b", 2)):
+        world = scenes.World(tmp_path / run)
+        for number in range(4):
+            name = world.add_disc(number)
+        # What was drawn at random before must not matter.
+        torch.manual_seed(drawn)
+        irn.check(world.inputs().dataset, config=config, allow_masks=False)
+        state = irn.fit(world.inputs(), config=config)
+        shared: dict = {}
+        refined = world.refine(name, config, state, shared)
+        (net,) = shared.values()
+        found.append((refined.values, net.backbone.state_dict()))
+    (first, weights), (second, again) = found
+    np.testing.assert_array_equal(first, second)
+    torch.testing.assert_close(weights, again, rtol=0, atol=0)
+    from wsseg.refine.irn_training import new_net
+
+    fresh = new_net(config, None).backbone.state_dict()
+    changed = {key for key in fresh if not torch.equal(fresh[key], weights[key])}
+    assert any(key.endswith("running_mean") for key in changed)
+    assert any("bn" in key and key.endswith(".weight") for key in changed)
+    assert any("conv" in key for key in changed)
+
+
 def test_weights_of_another_architecture_are_refused_before_the_run(scenes, tmp_path):
     from safetensors.torch import save_file
 
@@ -337,7 +366,7 @@ def test_a_train_split_without_maps_is_refused(scenes, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"init": "none"}, "random ones would stay random"),
+        ({"init": "none"}, "train_backbone is false: random features would stay random"),
         ({"min_foreground": 0.1, "max_background": 0.2}, "must not be above min_foreground"),
         ({"augment": {"crop_px": 64}}, "needs crops of at least 76 pixels"),
         ({"augment": {"crop_px": None}}, "needs crops of at least 76 pixels"),

@@ -167,9 +167,13 @@ class IrnNet(nn.Module):
     """Boundary and displacement heads on a backbone.
 
     Args:
-        backbone: Features of the images. It stays in evaluation mode.
+        backbone: Features of the images. It stays in evaluation mode, unless its normalisation is
+            trained.
         radius: Longest distance of a training pair in cells of 4 pixels, exclusive.
         train_backbone: Train it too, but for its normalisation; False is the paper's way.
+        train_norms: With `train_backbone`, train the normalisation as well, for random weights:
+            their stored statistics are those of no data, and blocks that start as identity by
+            their normalisation would stay so.
         align_cells: Draw each stage where its cells look; False enlarges it as the paper's code
             does, see `wsseg.nets.alignment`.
 
@@ -190,17 +194,20 @@ class IrnNet(nn.Module):
         *,
         radius: int = 10,
         train_backbone: bool = False,
+        train_norms: bool = False,
         align_cells: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         if train_backbone:
-            backbone.freeze_batchnorm()
+            if not train_norms:
+                backbone.freeze_batchnorm()
             backbone.freeze_unused()
         else:
             backbone.requires_grad_(False)
         self.backbone.eval()
         self.train_backbone = train_backbone
+        self.train_norms = train_backbone and train_norms
         self.radius = radius
         self._keys, channels, strides = _measure_stages(backbone)
         self.size_multiple = math.lcm(STRIDE, backbone.size_multiple, *strides)
@@ -254,9 +261,10 @@ class IrnNet(nn.Module):
         return list(self.displacement_head.parameters())
 
     def train(self, mode: bool = True) -> IrnNet:
-        """Set the mode of the heads; the backbone stays in evaluation mode."""
+        """Set the mode of the heads, and of a backbone whose normalisation is trained."""
         super().train(mode)
-        self.backbone.eval()
+        if not self.train_norms:
+            self.backbone.eval()
         return self
 
     def set_displacement_mean(self, mean: tuple[float, float]) -> None:

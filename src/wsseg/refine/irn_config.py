@@ -78,8 +78,9 @@ class Irn(MethodConfig):
     )
     init: WeightsPath = Field(
         "localizer",
-        description="Frozen features of the network: localizer (those of the trained "
-        "classifier), imagenet, or the path of a weight file for `backbone`.",
+        description="First features of the network: localizer (those of the trained classifier), "
+        "imagenet, the path of a weight file, or, with train_backbone, none (random); the last "
+        "three for `backbone`.",
     )
     backbone: str = Field(
         "resnet50.tv_in1k",
@@ -90,8 +91,9 @@ class Irn(MethodConfig):
     )
     train_backbone: bool = Field(
         False,
-        description="Train those features too, but for their normalisation. false: the paper's "
-        "way, for features learned from many images; true for a small localizer from scratch.",
+        description="Train those features too, but for their normalisation, which is trained "
+        "where init is none. false: the paper's way, for features learned from many images; true "
+        "for a small localizer from scratch.",
     )
     align_cells: bool = Field(
         True,
@@ -155,10 +157,11 @@ class Irn(MethodConfig):
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
-        if self.init == "none":
+        if self.init == "none" and not self.train_backbone:
             raise ValueError(
-                "init is none, but the features of irn are not trained: random ones would stay "
-                "random. Choose localizer, imagenet, or the path of a weight file."
+                "init is none, but train_backbone is false: random features would stay random. Set "
+                "train_backbone to true, or init to localizer, imagenet, or the path of a weight "
+                "file."
             )
         if self.max_background > self.min_foreground:
             raise ValueError(

@@ -253,13 +253,16 @@ def new_net(
     from wsseg.training.seeds import isolated_rng, seed_everything
 
     with isolated_rng():
+        # Features without weights are drawn at random.
+        seed_everything(seed)
         backbone = _features(config, localizer, load_weights=load_weights)
-        # Only now: loading a localizer may draw random numbers or not.
+        # Once more: loading a localizer may draw random numbers or not.
         seed_everything(seed)
         net = IrnNet(
             backbone,
             radius=config.pair_radius,
             train_backbone=config.train_backbone,
+            train_norms=config.init == "none",
             align_cells=config.align_cells,
         )
         return net.train()
@@ -276,7 +279,7 @@ def _features(
             weights=config.init if load_weights else "none",
             output_stride=config.output_stride,
             dilate=False,
-            freeze_batchnorm=True,
+            freeze_batchnorm=config.init != "none",
         )
     if localizer is None:
         raise RecipeError(
