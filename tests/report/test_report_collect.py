@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -9,11 +10,14 @@ from typing import Any
 
 import pytest
 
+from wsseg.atomic import append_jsonl
 from wsseg.data.dataset import Sample
+from wsseg.data.image_io import read_mask, write_mask
+from wsseg.data.labels import Boxes, Points, WeakLabels
 from wsseg.errors import DataError
 from wsseg.report.collect import collect
 from wsseg.report.gallery import choose
-from wsseg.report.model import ReportData
+from wsseg.report.model import GalleryItem, ReportData
 
 MakeRun = Callable[..., Any]
 
@@ -306,3 +310,54 @@ def test_with_many_classes_the_strongest_maps_are_shown_and_the_rest_counted(
     item = next(item for item in collect(make_run().path).gallery if item.id == "part_008")
     assert [tile.kind for tile in item.tiles].count("map") == 1
     assert item.num_hidden_maps == 2
+
+
+def labelled(run: Any, image_id: str, labels: WeakLabels) -> None:
+    """Give one image of a run other labels."""
+    samples = tuple(
+        dataclasses.replace(sample, labels=labels) if sample.id == image_id else sample
+        for sample in run.dataset.samples
+    )
+    dataclasses.replace(run.dataset, samples=samples).to_jsonl(run.path / "samples.jsonl")
+
+
+def shown(run: Any, image_id: str) -> GalleryItem:
+    return next(item for item in collect(run.path).gallery if item.id == image_id)
+
+
+def test_what_people_drew_has_a_tile_of_its_own(make_run: MakeRun):
+    run = make_run()
+    assert "labels" not in [tile.kind for tile in shown(run, "part_008").tiles]
+    labels = WeakLabels(
+        boxes=Boxes([[2, 2, 30, 20], [0, 0, 9, 9]], [1, 2]), points=Points([[5, 5]], [1])
+    )
+    labelled(run, "part_008", labels)
+    tiles = shown(run, "part_008").tiles
+    assert [tile.title for tile in tiles[:2]] == ["Image", "Labels: 2 boxes, 1 point"]
+    assert tiles[1].picture is not None
+
+
+def test_predictions_with_boxes_stand_beside_those_without(make_run: MakeRun):
+    run = make_run()
+    mask = read_mask(run.path / "predictions" / "part_008.png")
+    write_mask(run.path / "segment" / "with_boxes" / "part_008.png", mask)
+    titles = [tile.title for tile in shown(run, "part_008").tiles]
+    assert titles[-3:] == ["Prediction", "Prediction, with boxes", "Ground truth"]
+
+
+def test_labels_that_led_and_corrections_are_told_per_image(make_run: MakeRun):
+    run = make_run()
+    (run.path / "settings.json").write_text('{"use_masks": true}')
+    for folder, fact in (("localize", {"led_by": "masks"}), ("masks", {"corrected_frac": 0.25})):
+        append_jsonl(
+            run.path / folder / "manifest.jsonl", {"id": "part_008", "status": "ok"} | fact
+        )
+    item = shown(run, "part_008")
+    assert (item.led_by, item.corrected_frac) == ("masks", 0.25)
+    assert shown(run, "plain").led_by == ""
+    data = collect(run.path)
+    assert data.data is not None
+    assert data.data.label_kinds["painted masks"] == 1
+    assert data.recipe is not None
+    said = "painted masks of 1 image were used as labels (--use-masks)"
+    assert said in data.recipe.tuned_on_masks

@@ -17,7 +17,7 @@ from wsseg.errors import DataError
 from wsseg.report.gallery import build_gallery
 from wsseg.report.model import ClassCount, DataSummary, OutputFolder, ReportData
 from wsseg.report.overlays import display_palette
-from wsseg.report.provenance import read_recipe, read_stage_runs
+from wsseg.report.provenance import num_painted, read_recipe, read_stage_runs
 from wsseg.report.results import read_curves, read_results
 
 _OUTPUTS = (
@@ -63,7 +63,7 @@ def collect(run_dir: Path, *, max_images: int = 60) -> ReportData:
         class_names=classes.names,
         class_colours=colours,
         recipe=read_recipe(run_dir, problems),
-        data=_summary(dataset, colours) if dataset else None,
+        data=_summary(dataset, colours, num_painted(run_dir)) if dataset else None,
         stages=stages,
         classifier=classifier,
         curves=read_curves(run_dir),
@@ -106,10 +106,12 @@ def _colours(classes: ClassList) -> tuple[str, ...]:
     return tuple(f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in palette.tolist())
 
 
-def _summary(dataset: Dataset, colours: tuple[str, ...]) -> DataSummary:
+def _summary(dataset: Dataset, colours: tuple[str, ...], painted: int) -> DataSummary:
     samples = dataset.samples
     counts = Counter(sample.split for sample in samples)
-    kinds = Counter(kind for sample in samples for kind in sample.labels.kinds)
+    kinds = Counter(str(kind) for sample in samples for kind in sample.labels.kinds)
+    if painted:
+        kinds["painted masks"] = painted
     return DataSummary(
         source=f"{dataset.root} ({dataset.source})",
         notes=dataset.notes,

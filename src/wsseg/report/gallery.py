@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +21,20 @@ from wsseg.data.image_io import read_image, read_mask
 from wsseg.data.labels import ClassList
 from wsseg.data.scores import load_scores
 from wsseg.errors import DataError
+from wsseg.localize.kinds import led_by
+from wsseg.report.label_shapes import draw_shapes, shapes_text
 from wsseg.report.model import GalleryItem, Picture, Tile, TileKind
 from wsseg.report.overlays import heatmap, overlay, shrink_mask
 from wsseg.report.pictures import picture, thumbnail
+from wsseg.rundir import MANIFEST_FILE
 
 MAX_MAPS = 3
 MAX_PICTURE_BYTES = 26_000
 # Base64 adds a third: 6.6 MB of pictures are 8.8 MB of page, which leaves room for the rest
 # below 10 MB.
 MAX_TOTAL_BYTES = 6_600_000
-_MAX_TILES = 4 + MAX_MAPS
+_USUAL_TILES = 4 + MAX_MAPS
+BOXED_FOLDER = "segment/with_boxes"
 _MOST_DOUBTFUL_SHARE = 2 / 3
 
 
@@ -114,7 +119,10 @@ def build_gallery(
     shown = [s for s in samples if _has_results(run_dir, folder, s.id)] or list(samples)
     doubt = read_doubt(run_dir)
     chosen = choose(shown, doubt, max_images)
-    max_bytes = min(MAX_PICTURE_BYTES, MAX_TOTAL_BYTES // max(1, len(chosen) * _MAX_TILES))
+    num_tiles = _USUAL_TILES * len(chosen) + _num_more(run_dir, chosen)
+    max_bytes = min(MAX_PICTURE_BYTES, MAX_TOTAL_BYTES // max(1, num_tiles))
+    leading = led_by(_lines(run_dir / "localize"))
+    corrected = _lines(run_dir / "masks")
     maker = _TileMaker(run_dir, folder, classes, max_bytes)
     items = []
     for sample in chosen:
@@ -122,9 +130,33 @@ def build_gallery(
         labels = sample.labels
         class_ids = None if not labels.kinds else tuple(sorted(labels.class_ids()))
         items.append(
-            GalleryItem(sample.id, sample.split, doubt.get(sample.id), class_ids, tiles, num_hidden)
+            GalleryItem(
+                sample.id,
+                sample.split,
+                doubt.get(sample.id),
+                class_ids,
+                tiles,
+                num_hidden,
+                leading.get(sample.id, ""),
+                float(corrected.get(sample.id, {}).get("corrected_frac", 0.0)),
+            )
         )
     return tuple(items), len(shown)
+
+
+def _num_more(run_dir: Path, chosen: Sequence[Sample]) -> int:
+    """Count the tiles that not every run has."""
+    boxed = run_dir / BOXED_FOLDER
+    return sum(
+        bool(shapes_text(sample.labels)) + (boxed / f"{sample.id}.png").is_file()
+        for sample in chosen
+    )
+
+
+def _lines(stage: Path) -> dict[str, dict[str, Any]]:
+    """Read the last line of each image in the manifest of a stage."""
+    lines = (line for line in read_jsonl(stage / MANIFEST_FILE) if isinstance(line, dict))
+    return {str(line.get("id")): line for line in lines}
 
 
 def scores_folder(run_dir: Path) -> Path | None:
@@ -158,14 +190,26 @@ class _TileMaker:
     def tiles(self, sample: Sample) -> tuple[tuple[Tile, ...], int]:
         """Make all tiles, and count the maps left out."""
         try:
-            image = thumbnail(read_image(sample.image_path))
+            source = read_image(sample.image_path)
+            image = thumbnail(source)
         except DataError as error:
             return (Tile("image", "Image", note=str(error)),), 0
         maps, num_hidden = self._maps(image, sample.id)
-        found = [Tile("image", "Image", self._encode(image)), *maps]
+        found = [Tile("image", "Image", self._encode(image))]
+        drawn = shapes_text(sample.labels)
+        if drawn:
+            size = (source.shape[0], source.shape[1])
+            shapes = draw_shapes(image, sample.labels, size, self.classes)
+            found.append(Tile("labels", f"Labels: {drawn}", self._encode(shapes)))
+        found += maps
         masks: list[tuple[TileKind, str, Path | None]] = [
             ("mask", "Pseudo mask", self.run_dir / "masks" / f"{sample.id}.png"),
             ("prediction", "Prediction", self.run_dir / "predictions" / f"{sample.id}.png"),
+            (
+                "prediction",
+                "Prediction, with boxes",
+                self.run_dir / BOXED_FOLDER / f"{sample.id}.png",
+            ),
             ("truth", "Ground truth", sample.mask_path),
         ]
         for kind, title, path in masks:
@@ -201,10 +245,13 @@ class _TileMaker:
         # The strongest maps first: with many classes they decide the mask.
         rows.sort(key=lambda row: (-float(row[1].max()), row[0]))
         shown = sorted(rows[:MAX_MAPS], key=lambda row: row[0])
-        tiles = [
-            Tile("map", f"Map: {self._name(class_id)}", self._encode(heatmap(image, values)))
-            for class_id, values in shown
-        ]
+        # Maps that know the background leave cells open by giving them no evidence at all.
+        known: NDArray[np.bool_] = np.asarray(scores.values.any(axis=0))
+        left_open = ~known if scores.values[0].any() else None
+        tiles = []
+        for class_id, values in shown:
+            drawn = heatmap(image, values, left_open=left_open)
+            tiles.append(Tile("map", f"Map: {self._name(class_id)}", self._encode(drawn)))
         return tiles, len(rows) - len(shown)
 
     def _name(self, class_id: int) -> str:

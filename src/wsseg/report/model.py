@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-TileKind = Literal["image", "map", "mask", "prediction", "truth"]
+TileKind = Literal["image", "labels", "map", "mask", "prediction", "truth"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,11 @@ class GalleryItem:
         split: ``train``, ``val`` or ``test``.
         doubt: How unsure the pseudo mask is, without looking at labels; None where unknown.
         class_ids: Foreground classes of its weak labels, ascending; None when it is untagged.
-        tiles: Image, maps, pseudo mask, prediction and ground truth, as far as they exist.
+        tiles: Image, shapes that people drew, maps, pseudo mask, predictions and ground truth, as
+            far as they exist.
         num_hidden_maps: Present classes whose map is left out to keep the report small.
+        led_by: Kind of label that led where kinds are mixed; empty elsewhere.
+        corrected_frac: Part of the pixels that a correction by a person says something of.
     """
 
     id: str
@@ -63,6 +66,8 @@ class GalleryItem:
     class_ids: tuple[int, ...] | None
     tiles: tuple[Tile, ...]
     num_hidden_maps: int = 0
+    led_by: str = ""
+    corrected_frac: float = 0.0
 
 
 @dataclass(frozen=True)

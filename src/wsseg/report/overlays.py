@@ -11,11 +11,15 @@ S. van der Walt, "A Better Default Colormap for Matplotlib", SciPy conference, 2
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.data.labels import BACKGROUND, IGNORE, ClassList
+
+if TYPE_CHECKING:
+    from PIL.ImageDraw import ImageDraw
 
 # A thin defect may cover less than half of a thumbnail pixel and must not vanish from the page:
 # foreground coverage counts this much more than background coverage.
@@ -133,19 +137,22 @@ def overlay(
             "they must be the same size"
         )
     palette = display_palette(classes)
-    shown = _greyer(image, keep=0.35)
+    shown = greyer(image, keep=0.35)
     region = (mask != BACKGROUND) & (mask != IGNORE)
     tint = palette[mask].astype(np.float32)
     shown[region] = (1 - alpha) * shown[region] + alpha * tint[region]
-    ignored = (mask == IGNORE) & _hatching(mask.shape)
-    shown[ignored] = 0.35 * shown[ignored] + 0.65 * 235.0
+    _hatch(shown, mask == IGNORE)
     edge = _thicker(contour(mask), region)
     shown[edge] = tint[edge]
     return _with_numbers(np.rint(shown).astype(np.uint8), mask, palette)
 
 
 def heatmap(
-    image: NDArray[np.uint8], values: NDArray[np.floating], *, alpha: float = 0.65
+    image: NDArray[np.uint8],
+    values: NDArray[np.floating],
+    *,
+    alpha: float = 0.65,
+    left_open: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint8]:
     """Lay a map of evidence over its image.
 
@@ -156,6 +163,8 @@ def heatmap(
         image: (H, W, 3) uint8 RGB.
         values: (h, w) evidence in [0, 1] at any size; enlarged bilinearly.
         alpha: Strength of the map in [0, 1].
+        left_open: (h, w) bool, cells of which nothing is known, not even that they are background;
+            they get light diagonal lines. None: none.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -171,12 +180,24 @@ def heatmap(
     plane = Image.fromarray(np.asarray(values, dtype=np.float32))
     full = np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR))
     level = np.rint(np.clip(np.nan_to_num(full), 0, 1) * 255).astype(np.uint8)
-    shown = (1 - alpha) * _greyer(image, keep=0.0) + alpha * _inferno()[level]
+    shown = (1 - alpha) * greyer(image, keep=0.0) + alpha * _inferno()[level]
+    if left_open is not None:
+        open_plane = Image.fromarray(left_open.astype(np.uint8))
+        larger = np.asarray(open_plane.resize((width, height), Image.Resampling.NEAREST)) > 0
+        _hatch(shown, larger)
     return np.rint(shown).astype(np.uint8)
 
 
-def _greyer(image: NDArray[np.uint8], *, keep: float) -> NDArray[np.float32]:
-    """Take away colour; ``keep`` is the share of colour that stays."""
+def greyer(image: NDArray[np.uint8], *, keep: float) -> NDArray[np.float32]:
+    """Take away colour.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        keep: Share of colour that stays, in [0, 1].
+
+    Returns:
+        (H, W, 3) float32 in [0, 255].
+    """
     colour = image.astype(np.float32)
     grey = colour @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     return (keep * colour + (1 - keep) * grey[..., None]).astype(np.float32)
@@ -193,6 +214,12 @@ def _thicker(edge: NDArray[np.bool_], region: NDArray[np.bool_]) -> NDArray[np.b
     return wide
 
 
+def _hatch(shown: NDArray[np.floating], where: NDArray[np.bool_]) -> None:
+    """Draw light diagonal lines over some pixels (H, W) of a picture (H, W, 3), in place."""
+    lines = where & _hatching(where.shape)
+    shown[lines] = 0.35 * shown[lines] + 0.65 * 235.0
+
+
 def _hatching(shape: tuple[int, ...]) -> NDArray[np.bool_]:
     rows, columns = np.indices(shape)
     lines: NDArray[np.bool_] = (rows + columns) % _HATCH_PERIOD_PX < 3
@@ -203,28 +230,49 @@ def _with_numbers(
     image: NDArray[np.uint8], mask: NDArray[np.uint8], palette: NDArray[np.uint8]
 ) -> NDArray[np.uint8]:
     """Write each class's number on its largest region."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     covered = (mask != BACKGROUND) & (mask != IGNORE)
     canvas = Image.fromarray(image)
     draw = ImageDraw.Draw(canvas)
     size = max(9, max(mask.shape) // _LETTER_SHARE)
-    font = ImageFont.load_default(size)
     for class_id in np.unique(mask):
         anchor = (
             None if class_id in (BACKGROUND, IGNORE) else _anchor(mask == class_id, covered, size)
         )
         if anchor is None:
             continue
-        text = str(class_id)
-        half, tall = (draw.textlength(text, font=font) + 0.5 * size) / 2, 0.62 * size
-        x = float(np.clip(anchor[0], half, max(half, canvas.width - half - 1)))
-        y = float(np.clip(anchor[1], tall, max(tall, canvas.height - tall - 1)))
         colour = (int(palette[class_id][0]), int(palette[class_id][1]), int(palette[class_id][2]))
-        plate = (x - half, y - tall, x + half, y + tall)
-        draw.rounded_rectangle(plate, size // 4, (20, 22, 26), colour)
-        draw.text((x, y), text, font=font, fill=(255, 255, 255), anchor="mm")
+        write_number(draw, str(class_id), anchor, size, colour)
     return np.array(canvas, dtype=np.uint8)
+
+
+def write_number(
+    draw: ImageDraw,
+    text: str,
+    place: tuple[float, float],
+    size: int,
+    colour: tuple[int, int, int],
+) -> None:
+    """Write a class number on a dark plate, moved into the picture where it would leave it.
+
+    Args:
+        draw: Draws on the picture.
+        text: The number.
+        place: (x, y) of its middle, pixels.
+        size: Height of the letters, pixels.
+        colour: RGB of the plate's border.
+    """
+    from PIL import ImageFont
+
+    width, height = draw.im.size
+    font = ImageFont.load_default(size)
+    half, tall = (draw.textlength(text, font=font) + 0.5 * size) / 2, 0.62 * size
+    x = float(np.clip(place[0], half, max(half, width - half - 1)))
+    y = float(np.clip(place[1], tall, max(tall, height - tall - 1)))
+    plate = (x - half, y - tall, x + half, y + tall)
+    draw.rounded_rectangle(plate, size // 4, (20, 22, 26), colour)
+    draw.text((x, y), text, font=font, fill=(255, 255, 255), anchor="mm")
 
 
 def _anchor(

@@ -12,6 +12,7 @@ import yaml
 
 from wsseg.atomic import read_jsonl
 from wsseg.cues.origin import cue_origins
+from wsseg.localize.kinds import led_by
 from wsseg.report.model import Failure, RecipeSummary, StageRun
 from wsseg.rundir import MANIFEST_FILE, STAGE_FILE
 
@@ -143,8 +144,18 @@ def _tuned_on_masks(run_dir: Path, content: dict[Any, Any]) -> Iterator[str]:
         yield folder.relative_to(run_dir).as_posix()
     if _says_tuned(content):
         yield "settings of the recipe"
-    if not tuned and read_object(run_dir / "settings.json").get("use_masks") is True:
+    painted = num_painted(run_dir)
+    if painted:
+        images = "1 image" if painted == 1 else f"{painted} images"
+        yield f"painted masks of {images} were used as labels (--use-masks)"
+    elif not tuned and read_object(run_dir / "settings.json").get("use_masks") is True:
         yield "masks were allowed to tune (--use-masks), no stage says that it used them"
+
+
+def num_painted(run_dir: Path) -> int:
+    """Count the images whose label was a mask that a person painted."""
+    manifest = _last_lines(run_dir / "localize" / MANIFEST_FILE)
+    return sum(kind == "masks" for kind in led_by(manifest).values())
 
 
 def _says_tuned(content: dict[Any, Any]) -> bool:
