@@ -52,6 +52,7 @@ TABLES: dict[str, dict[str, str]] = {
         "recam": "wsseg.localize.tags.recam:recam",
         "sc_cam": "wsseg.localize.tags.sc_cam:sc_cam",
         "scribblesup": "wsseg.localize.scribbles.scribblesup:scribblesup",
+        "sdi_consensus": "wsseg.localize.boxes.sdi_consensus:sdi_consensus",
         "seeds": "wsseg.localize.points.seeds:seeds",
         "toco": "wsseg.localize.tags.toco:toco",
     },

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
@@ -113,6 +114,7 @@ class LocalizeContext:
         shared: Reused between all images of the stage, such as a loaded network.
         facts: What the manifest says about this image (JSON-able); the localizer adds to it.
         class_names: Names of the classes 1..C, for localizers that go by names.
+        segments_dir: Where segments are kept for all stages; None: nowhere.
     """
 
     sample_id: str = ""
@@ -124,6 +126,7 @@ class LocalizeContext:
     shared: dict[Hashable, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
+    segments_dir: Path | None = None
 
     def note(self, text: str) -> None:
         """Add a sentence to the notes of this image's manifest line."""

@@ -82,6 +82,7 @@ def localize_direct(
             localizer=localizer,
             shared=shared,
             class_names=dataset.classes.names,
+            segments_dir=None if context.cues_dir is None else context.cues_dir / "segments",
         )
         if is_empty(sample.labels) and step.mask is None:
             scores = all_background(size)

@@ -210,7 +210,7 @@ def _ask(
     context: LocalizeContext,
 ) -> tuple[list[_Found], list[_Prompted]]:
     """Ask all prompts of an image: what was found, and the prompts without an answer."""
-    known = SegmentsContext(context.sample_id, context.device, None, context.shared)
+    known = SegmentsContext(context.sample_id, context.device, context.segments_dir, context.shared)
     opened: OpenedImage = open_kept(image, config.segments, known)
     xy, class_ids = points
     found: list[_Found] = []

@@ -110,7 +110,7 @@ def grabcut(
     windows = front_last(labels, size, context)
     fallen = 0
     for window in windows:
-        found = _cut(image, window, config, context.seed)
+        found = cut_box(image, window, config, context.seed)
         if found is None:
             fallen += 1
             paint_fallback(mask, window, config)
@@ -120,8 +120,18 @@ def grabcut(
     return scores_of_mask(mask, (window.class_id for window in windows))
 
 
-def _cut(image: np.ndarray, window: BoxWindow, config: Grabcut, seed: int) -> Bools | None:
-    """Return the foreground within the box, (h, w) bool; None where it cannot be right."""
+def cut_box(image: np.ndarray, window: BoxWindow, config: GrabcutConfig, seed: int) -> Bools | None:
+    """Cut the object out of one box.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; not changed.
+        window: The box.
+        config: How GrabCut runs and when it is believed.
+        seed: Seed of OpenCV's generator.
+
+    Returns:
+        The foreground within the box, (h, w) bool; None where it cannot be right.
+    """
     around = surrounding(window, (image.shape[0], image.shape[1]), config.margin_frac)
     crop = image[around.slices]
     factor = shrink_factor((crop.shape[0], crop.shape[1]), config.max_side_px)
