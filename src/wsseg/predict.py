@@ -111,21 +111,8 @@ def predict_folder(
         remove_temporaries(out, below=False)
         remove_temporaries(out / "overlays")
 
-        def work(sample: Sample) -> dict[str, Any]:
-            source = _source(sample, boxes)
-            image = read_image(sample.image_path)
-            mask = predictor.predict(image, boxes=boxes.get(sample.id)).mask
-            if overlay:
-                _write_overlay(_overlay_path(out, sample), image, mask, predictor)
-            write_mask(stage.path / f"{sample.id}.png", mask)
-            return {"source": source}
-
-        def is_still_good(sample: Sample, line: dict[str, Any]) -> bool:
-            """Another folder may hold another image of the same name, and boxes may change."""
-            has_overlay = not overlay or _overlay_path(out, sample).is_file()
-            return line.get("source") == _source(sample, boxes) and has_overlay
-
-        stage.for_each(samples, work, title="predict", is_still_good=is_still_good)
+        job = _Job(predictor, boxes, stage, out, overlay)
+        stage.for_each(samples, job.do, title="predict", is_still_good=job.is_still_good)
         stage.finish()
         done = stage.usable(samples)
         written = [out / "overlays"] if overlay and done else []
@@ -135,6 +122,32 @@ def predict_folder(
     failures = {key: why for key, why in stage.failures().items() if key in wanted}
     count = None if labels is None else sum(sample.id in boxes for sample in done)
     return Predicted(stage.path, len(done), problems | failures, tuple(written), count)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is done with every image."""
+
+    predictor: Predictor
+    boxes: dict[str, Boxes]
+    stage: StageDir
+    out: Path
+    overlay: bool
+
+    def do(self, sample: Sample) -> dict[str, Any]:
+        """Write the mask of an image, and its overlay."""
+        source = _source(sample, self.boxes)
+        image = read_image(sample.image_path)
+        mask = self.predictor.predict(image, boxes=self.boxes.get(sample.id)).mask
+        if self.overlay:
+            _write_overlay(_overlay_path(self.out, sample), image, mask, self.predictor)
+        write_mask(self.stage.path / f"{sample.id}.png", mask)
+        return {"source": source}
+
+    def is_still_good(self, sample: Sample, line: dict[str, Any]) -> bool:
+        """Another folder may hold another image of the same name, and boxes may change."""
+        has_overlay = not self.overlay or _overlay_path(self.out, sample).is_file()
+        return line.get("source") == _source(sample, self.boxes) and has_overlay
 
 
 def _boxes(
