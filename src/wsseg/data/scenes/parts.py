@@ -2,7 +2,10 @@
 
 Four kinds of beetle share body, legs, colours and texture; only the pattern on the head, 10-20 % of
 the object, tells them apart. A classifier needs the head alone, so its class activation map covers
-the head and misses the body: the best-known failure of CAM. The mask is the whole beetle.
+the head and misses the body: the best-known failure of CAM. The mask is the whole beetle. The head
+is a paler piece of the body, as a face is of an animal, so that what the two have in common can be
+seen: an edge between them that is stronger than the beetle's own would leave nothing to find the
+body by.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ CLASSES = ("ring", "stripes", "spots", "cross")
 EMPTY_SHARE = 0.12
 PAIR_SHARE = 0.35
 _HUES = (0.0, 0.15, 0.38, 0.62)
+# How far the head's colour is from the body's, on the way to white.
+_PALENESS = 0.35
 
 
 def make(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
@@ -91,10 +96,10 @@ def _beetle(
     head = coverage([put(ellipse(head_at, (head_radius, head_radius)))], canvas.size)
 
     number = canvas.claim(np.maximum(np.maximum(body, limbs), head), class_id)
-    _paint_body(canvas, rng, body, limbs)
-    base = random_colour(rng, (0.0, 0.15), (0.75, 1.0))
-    accent = hsv(_HUES[class_id - 1] + rng.uniform(-0.06, 0.06), *rng.uniform(0.55, 0.95, 2))
-    canvas.paint(head, base)
+    _paint_body(canvas, rng, np.maximum(body, head), limbs)
+    canvas.paint(_PALENESS * head, np.ones(3))
+    hue = _HUES[class_id - 1] + rng.uniform(-0.06, 0.06)
+    accent = hsv(hue, rng.uniform(0.8, 1.0), rng.uniform(0.7, 1.0))
     pattern = [put(placed(piece, head_at, 0.0, head_radius)) for piece in _pattern(class_id, rng)]
     canvas.paint(np.minimum(coverage(pattern, canvas.size), head), accent)
     return number, head
@@ -114,7 +119,7 @@ def _legs(rng: np.random.Generator, body_width: float) -> list[Outline]:
 def _paint_body(
     canvas: Canvas, rng: np.random.Generator, body: FloatArray, limbs: FloatArray
 ) -> None:
-    """Colour legs and body: the same distribution for every class."""
+    """Colour legs, and body with head: the same distribution for every class."""
     colour = random_colour(rng, (0.1, 0.75), (0.2, 0.85))
     canvas.paint(limbs, colour * rng.uniform(0.4, 0.8))
     mottle = 0.7 + 0.6 * smooth_noise(rng, canvas.size, rng.uniform(4, 30))
