@@ -1,7 +1,7 @@
 """What segments do for class maps: S2C and SEPL, with segments of the image and with true ones.
 
     python benchmarks/segments.py [DATA] --small [--seeds 0 1 2] [--epochs N] [--segments KIND ...]
-        [--parts] [--start-epoch N]
+        [--parts] [--start-epoch N] [--max-side PX]
 
 Without DATA, synthetic scenes (--family). Per seed these localizers are trained on the tags, with
 the same backbone, images, augmentation and epochs: CAM, and S2C with every kind of segments. The
@@ -19,7 +19,8 @@ mIoU with background, and without, at a constant background score of 0.2 (not tu
 constant that is best for the mIoU of these very masks, for each row alone. And the seconds of the
 localizer, the making of its segments included.
 
-Segments of SAM: --segments true superpixels sam --sam FOLDER.
+Segments of SAM: --segments true superpixels sam --sam FOLDER. Photographs: --max-side 128 works on
+copies that are shrunk to that many pixels, masks included.
 
 A second call with the same folder continues, and prints again what is there.
 """
@@ -43,7 +44,7 @@ from wsseg.config import MethodConfig
 from wsseg.cues.segments import SegmentsContext
 from wsseg.cues.segments_folder import FolderSegments
 from wsseg.cues.segments_source import all_segments
-from wsseg.data.dataset import Dataset
+from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.discover import open_dataset
 from wsseg.data.image_io import image_size, read_mask
 from wsseg.data.labels import IGNORE
@@ -99,6 +100,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--parts", action="store_true", help="the parts of S2C on their own, too")
     parser.add_argument("--start-epoch", type=int, help="epoch of S2C's first prompts; else 2")
     parser.add_argument("--segments", nargs="+", default=[TRUE, "superpixels"])
+    parser.add_argument("--max-side", type=int, help="shrink DATA to this longest side, pixels")
     parser.add_argument("--sam", help="folder of the network for --segments sam")
     parser.add_argument("--recipe", default="cam", help="what all localizers share")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
@@ -139,6 +141,8 @@ def data_of(seed: int, folder: Path, arguments: argparse.Namespace) -> Dataset:
     if arguments.data:
         dataset = open_dataset(arguments.data)
         known = [s for s in dataset.samples if s.mask_path or s.labels.tags == frozenset()]
+        if arguments.max_side:
+            known = [shrunk(sample, folder, arguments.max_side) for sample in known]
         return dataclasses.replace(dataset, samples=tuple(known))
     root = folder / f"data-{arguments.family}-{arguments.train}-{arguments.val}-{arguments.size}"
     # Written anew, files would count as changed and the classifier would train again.
@@ -149,12 +153,32 @@ def data_of(seed: int, folder: Path, arguments: argparse.Namespace) -> Dataset:
     return open_dataset(root)
 
 
+def shrunk(sample: Sample, folder: Path, max_side_px: int) -> Sample:
+    """Copy an image and its mask, no longer than some pixels."""
+    from PIL import Image
+
+    target = folder / f"images-{max_side_px}" / f"{sample.id}.png"
+    mask_target = folder / f"masks-{max_side_px}" / f"{sample.id}.png"
+    if not target.exists():
+        image = Image.fromarray(read_working_image(sample.image_path, max_side_px))
+        if sample.mask_path is not None:
+            mask = Image.fromarray(read_mask(sample.mask_path))
+            mask_target.parent.mkdir(parents=True, exist_ok=True)
+            mask.resize(image.size, Image.Resampling.NEAREST).save(mask_target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        image.save(target)
+    mask_path = None if sample.mask_path is None else mask_target
+    return dataclasses.replace(sample, image_path=target, mask_path=mask_path)
+
+
 def settings_of(
     kind: str, dataset: Dataset, folder: Path, arguments: argparse.Namespace
 ) -> MethodConfig:
     """Give the settings of a kind of segments; true ones are written to a folder first."""
     if kind == TRUE:
-        path = true_segments(dataset, folder / f"true-segments-{dataset.root.name}")
+        path = true_segments(
+            dataset, folder / f"true-segments-{dataset.root.name}-{arguments.max_side or 0}"
+        )
         return FolderSegments(path=str(path), split=True, zero_is_segment=True)
     if kind == "sam":
         if not arguments.sam:
@@ -223,7 +247,7 @@ def scored(
         truth = read_mask(sample.mask_path, dataset.classes)
         image = read_working_image(sample.image_path, recipe.max_side_px)
         if truth.shape != image.shape[:2]:
-            raise SystemExit(f"{sample.id}: set max_side_px=null; masks are compared as they are")
+            raise SystemExit(f"{sample.id}: give --max-side, as masks are compared as they are")
         context = SegmentsContext(sample.id, folder=out / "cues" / "segments", shared=shared)
         segments = [all_segments(image, one, context) for one in kinds.values()]
         full, is_known = scores.resized(), truth != IGNORE
