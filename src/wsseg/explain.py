@@ -199,7 +199,8 @@ def _merged(same: Sequence[KeyInfo]) -> KeyInfo:
         choices = []
     if group == "localize" and len(choices) > 1:
         names = _method_names("localize.tags")
-        if choices == [f"localize.name={name}" for name in names]:
+        learners = [name for name in _method_names("localize") if name in names or _learns(name)]
+        if choices in ([f"localize.name={name}" for name in those] for those in (names, learners)):
             choices = [TRAINED]
         if choices == [f"localize.tags.name={name}" for name in names]:
             choices = ["localize.name=mixed"]
@@ -280,7 +281,17 @@ def _works_from(name: str, kind: str) -> bool:
         cls = registry.config_class("localizers", name)
         if kind == "tags":
             return issubclass(cls, TagLocalizerConfig)
-        return name != "mixed" and kind in getattr(cls, "label_kinds", ())
+        is_part = name != "mixed" and not _learns(name)
+        return is_part and kind in getattr(cls, "label_kinds", ())
+    return False
+
+
+def _learns(name: str) -> bool:
+    """Tell a localizer that learns from boxes, points or scribbles of all images."""
+    from wsseg.localize.direct import FittedLocalizer
+
+    with contextlib.suppress(RecipeError):
+        return isinstance(registry.load("localizers", name), FittedLocalizer)
     return False
 
 

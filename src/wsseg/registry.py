@@ -32,6 +32,7 @@ TABLES: dict[str, dict[str, str]] = {
         "acfn": "wsseg.localize.tags.acfn:acfn",
         "acol": "wsseg.localize.tags.acol:acol",
         "ae_psl": "wsseg.localize.tags.ae_psl:ae_psl",
+        "bap": "wsseg.localize.boxes.bap:bap",
         "box_prompts": "wsseg.localize.prompted:box_prompts",
         "cam": "wsseg.localize.tags.cam:cam",
         "clip_es": "wsseg.localize.clip_es:clip_es",

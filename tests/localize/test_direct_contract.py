@@ -9,12 +9,19 @@ import inspect
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from wsseg import registry
-from wsseg.data.labels import Boxes, Points, Scribbles, WeakLabels
+from wsseg.data.dataset import Dataset, Sample
+from wsseg.data.labels import Boxes, ClassList, Points, Scribbles, WeakLabels
 from wsseg.data.scores import Scores
 from wsseg.errors import DataError
-from wsseg.localize.direct import DirectLocalizerConfig, LocalizeContext
+from wsseg.localize.direct import (
+    DirectLocalizerConfig,
+    FittedLocalizer,
+    LearnInputs,
+    LocalizeContext,
+)
 from wsseg.localize.kinds import leading_kind
 
 NAMES = [
@@ -26,7 +33,23 @@ NAMES = [
 ]
 SIZE = (36, 48)
 # Where many runs would take long.
-FASTER = {"grabcut_jitter": {"runs": 3}}
+FASTER = {
+    "bap": {
+        "backbone": "test_resnet",
+        "scales": [1.0],
+        "flip": False,
+        "training": {
+            "epochs": 30,
+            "batch_size": 4,
+            "optimiser": "adamw",
+            "lr": 3e-3,
+            "num_workers": 0,
+            "precision": "float32",
+        },
+        "augment": {"scale": None, "crop_px": 64, "hflip": 0.5},
+    },
+    "grabcut_jitter": {"runs": 3},
+}
 
 LABELS = {
     "one of each": WeakLabels(
@@ -69,13 +92,36 @@ LABELS = {
 }
 
 
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """Train a localizer that learns, once, on four copies of one picture."""
+    folders: dict = {}
+
+    def folder_and_state(name, function, config):
+        if name not in folders:
+            folder = tmp_path_factory.mktemp(name)
+            Image.fromarray(picture()).save(folder / "picture.png")
+            samples = tuple(
+                Sample(f"{name}{k}", folder / "picture.png", LABELS["one of each"], "train")
+                for k in range(4)
+            )
+            dataset = Dataset(folder, ClassList(("red", "green")), samples)
+            inputs = LearnInputs(dataset, samples, folder, fingerprint=name)
+            folders[name] = folder, function.fit(inputs, config=config), {}
+        return folders[name]
+
+    return folder_and_state
+
+
 @pytest.fixture(params=NAMES)
-def method(request):
+def method(request, learned):
     config = registry.config_class("localizers", request.param)(**FASTER.get(request.param, {}))
     function = registry.load("localizers", request.param)
 
     def run(image, labels, context=None) -> Scores:
         context = context or LocalizeContext(sample_id="folder/image")
+        if isinstance(function, FittedLocalizer):
+            context.folder, context.state, context.shared = learned(request.param, function, config)
         return function(image, labels, config=config, context=context)
 
     run.config, run.function = config, function
@@ -150,7 +196,9 @@ def test_the_settings_carry_the_name_and_say_which_labels_they_need(method):
     assert set(config.label_kinds) <= {"tags", "boxes", "points", "scribbles"}
     assert config.label_kinds
     assert config.writes_background
-    assert list(inspect.signature(method.function).parameters) == [
+    function = method.function
+    call = function.__call__ if isinstance(function, FittedLocalizer) else function
+    assert list(inspect.signature(call).parameters) == [
         "image",
         "labels",
         "config",

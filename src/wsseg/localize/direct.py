@@ -21,11 +21,12 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from wsseg.config import MethodConfig
 from wsseg.data.labels import BACKGROUND, IGNORE, Boxes, Points, Scribbles, WeakLabels
 from wsseg.data.scores import Scores
 from wsseg.errors import DataError
@@ -115,6 +116,9 @@ class LocalizeContext:
         facts: What the manifest says about this image (JSON-able); the localizer adds to it.
         class_names: Names of the classes 1..C, for localizers that go by names.
         segments_dir: Where segments are kept for all stages; None: nowhere.
+        folder: The stage's folder, where `FittedLocalizer.fit` put its files; None outside of a
+            run.
+        state: What `FittedLocalizer.fit` returned; empty for the others.
     """
 
     sample_id: str = ""
@@ -127,6 +131,8 @@ class LocalizeContext:
     facts: dict[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     segments_dir: Path | None = None
+    folder: Path | None = None
+    state: dict[str, Any] = field(default_factory=dict)
 
     def note(self, text: str) -> None:
         """Add a sentence to the notes of this image's manifest line."""
@@ -155,6 +161,63 @@ class DirectLocalizer(Protocol):
         Returns:
             Scores whose row 0 is the background; a pixel without any evidence is unknown.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class LearnInputs:
+    """What a direct localizer sees of the data set before it looks at single images.
+
+    Args:
+        dataset: The data set.
+        samples: Images of the train split that it makes scores of.
+        folder: The stage's folder, for checkpoints and weights.
+        seed: Seed of everything random.
+        device: Where torch code runs.
+        max_side_px: Images are read with their longer side reduced to this; None as they are.
+        fingerprint: Names labels and settings; a training found under another one starts anew.
+    """
+
+    dataset: Dataset
+    samples: tuple[Sample, ...]
+    folder: Path
+    seed: int = 0
+    device: str = "cpu"
+    max_side_px: int | None = None
+    fingerprint: str = ""
+
+
+@runtime_checkable
+class FittedLocalizer(Protocol):
+    """A direct localizer that learns from the labels of the whole train split first.
+
+    Attributes:
+        config_class: The class of its settings.
+    """
+
+    config_class: type[MethodConfig]
+
+    def fit(self, inputs: LearnInputs, *, config: Any) -> dict[str, Any]:
+        """Learn what `__call__` needs, continue, or find it learned.
+
+        Args:
+            inputs: The labelled images.
+            config: The localizer's own frozen settings.
+
+        Returns:
+            JSON-able state, which comes back in `LocalizeContext.state`.
+        """
+        ...
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        labels: WeakLabels,
+        *,
+        config: Any = ...,
+        context: LocalizeContext | None = None,
+    ) -> Scores:
+        """Make the scores of one image; see `DirectLocalizer`."""
         ...
 
 

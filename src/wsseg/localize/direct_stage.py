@@ -18,6 +18,8 @@ from wsseg.data.working import read_working_image
 from wsseg.device import best_device
 from wsseg.localize.direct import (
     DirectLocalizerConfig,
+    FittedLocalizer,
+    LearnInputs,
     LocalizeContext,
     all_background,
     is_empty,
@@ -69,6 +71,7 @@ def localize_direct(
         localizer = lambda: net  # noqa: E731
     shared: dict[Hashable, Any] = {}
     device = best_device()
+    state = _learned(dataset, samples, config, stage, context)
 
     def work(sample: Sample) -> dict[str, Any]:
         image = read_working_image(sample.image_path, context.max_side_px)
@@ -82,6 +85,8 @@ def localize_direct(
             localizer=localizer,
             shared=shared,
             class_names=dataset.classes.names,
+            folder=stage.path,
+            state=state,
             segments_dir=None if context.cues_dir is None else context.cues_dir / "segments",
         )
         if is_empty(sample.labels) and step.mask is None:
@@ -97,6 +102,29 @@ def localize_direct(
         cue.note_empty()
     facts = {KNOWS_BACKGROUND: True} if config.writes_background else {}
     stage.finish(seconds=time.perf_counter() - started, **facts)
+
+
+def _learned(
+    dataset: Dataset,
+    samples: Sequence[Sample],
+    config: DirectLocalizerConfig,
+    stage: StageDir,
+    context: RunContext,
+) -> dict[str, Any]:
+    """Let a localizer that learns do so, in all processes; nothing for the others."""
+    method = registry.load("localizers", config.name)
+    if not isinstance(method, FittedLocalizer):
+        return {}
+    inputs = LearnInputs(
+        dataset=dataset,
+        samples=tuple(s for s in samples if s.split == "train"),
+        folder=stage.path,
+        seed=context.seed,
+        device=best_device(),
+        max_side_px=context.max_side_px,
+        fingerprint=stage.fingerprint,
+    )
+    return method.fit(inputs, config=config)
 
 
 def note_left_out(dataset: Dataset, kept: Sequence[Sample], kinds: str, remedy: str = "") -> None:

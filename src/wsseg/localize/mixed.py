@@ -35,6 +35,7 @@ from wsseg.localize.config import LocalizerConfig, TagLocalizerConfig
 from wsseg.localize.constrain import constrained
 from wsseg.localize.direct import (
     DirectLocalizerConfig,
+    FittedLocalizer,
     LocalizeContext,
     all_background,
     has_kind,
@@ -157,6 +158,7 @@ class Mixed(DirectLocalizerConfig):
         """
         for kind in SHAPES:
             self._refuse_cue(kind)
+            self._refuse_learner(kind)
         train = dataset.split("train")
         masked = {s.id for s in train if _has_mask(s, allow_masks=allow_masks)}
         usable = [s for s in train if self.takes(s.labels, has_mask=s.id in masked)]
@@ -180,6 +182,15 @@ class Mixed(DirectLocalizerConfig):
                 "mixed makes no cue maps for its parts. Set localize."
                 f"{kind}.cue=null, or choose a localizer without a cue, or run {part.name} alone "
                 f"(--set localize={part.name}) on the images with {kind}."
+            )
+
+    def _refuse_learner(self, kind: str) -> None:
+        part = getattr(self, kind)
+        if isinstance(registry.load("localizers", part.name), FittedLocalizer):
+            raise RecipeError(
+                f"localize.{kind} is {part.name}, which learns from all images with {kind}; mixed "
+                "trains no parts but `tags`. Choose another localizer, or run "
+                f"{part.name} alone (--set localize={part.name}) on the images with {kind}."
             )
 
     def _check_parts_of(
