@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from wsseg.context import RunContext
@@ -83,6 +84,58 @@ def test_no_gradient_goes_through_the_means_of_segments():
         changed[0, 2, 1, 1] += sign * 1e-5
         moved.append(reference_contrast(changed, ids, 1.0, 1, means)[0])
     assert leaf.grad[0, 2, 1, 1].item() == pytest.approx((moved[0] - moved[1]) / 2e-5, rel=1e-3)
+
+
+def unfolded_contrast(features, ids, temperature, stride):
+    """The contrast of segments on features that are enlarged first, the published way."""
+    total, count = features.sum() * 0, 0
+    for one, numbers in zip(features, ids[:, 0], strict=True):
+        large = F.interpolate(one[None], numbers.shape, mode="bilinear", align_corners=False)[0]
+        large = large[:, stride // 2 :: stride, stride // 2 :: stride]
+        numbers = numbers[stride // 2 :: stride, stride // 2 :: stride]
+        unit = F.normalize(large, dim=0)[:, numbers > 0].T
+        segments, members = torch.unique(numbers[numbers > 0], return_inverse=True)
+        is_member = members == torch.arange(len(segments))[:, None]
+        means = F.normalize(is_member.to(unit) @ unit.detach(), dim=1)
+        total = total + F.cross_entropy(temperature * unit @ means.T, members, reduction="sum")
+        count += len(members)
+    return total / count
+
+
+@pytest.mark.parametrize("rectified", [True, False])
+@pytest.mark.parametrize(
+    ("grid", "size", "stride"),
+    [((6, 5), (48, 43), 1), ((3, 8), (50, 64), 2), ((1, 7), (9, 30), 3), ((12, 9), (8, 9), 1)],
+)
+def test_loss_and_gradient_are_those_of_enlarged_features(grid, size, stride, rectified):
+    maker = torch.Generator().manual_seed(4)
+    features = torch.randn(2, 16, *grid, generator=maker, dtype=torch.float64)
+    if rectified:
+        features = features.relu()
+        features[0, :, :, -1] = 0  # cells without any feature, as in padding
+    ids = torch.randint(0, 9, (2, 1, *size), generator=maker)
+    slow = features.clone().requires_grad_()
+    expected = unfolded_contrast(slow, ids, 1.5, stride)
+    expected.backward()
+    fast = features.float().requires_grad_()
+    found = contrast_loss(fast, ids, 1.5, stride)
+    found.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    # Where there is no feature, the gradient of a length is none, and nothing rectified learns.
+    learns = features > 0 if rectified else torch.ones_like(features, dtype=torch.bool)
+    scale = slow.grad[learns].abs().max()
+    assert (fast.grad - slow.grad)[learns].abs().max() < 1e-4 * scale
+    assert fast.grad.isfinite().all()
+
+
+def test_neighbours_of_opposite_features_have_lengths_without_rounding_noise():
+    """Between cells of a and -a (1 + 1e-3) features nearly vanish; their direction counts."""
+    features = torch.randn(1, 8, 1, 2, generator=torch.Generator().manual_seed(5))
+    features[..., 1] = -features[..., 0] * (1 + 1e-3)
+    ids = torch.tensor([1, 1, 2, 2, 2, 3, 3, 3])[None, None, None]
+    found = contrast_loss(features, ids)
+    expected = unfolded_contrast(features.double(), ids, 1.0, 1)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-3)
 
 
 def test_pixels_in_no_segment_and_images_of_one_segment_teach_nothing():

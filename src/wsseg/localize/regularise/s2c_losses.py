@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 EPSILON = 1e-5
 IGNORED = -1
-"""Target of pixels that take no part in the second loss."""
+"""Target of pixels that take no part in a loss."""
+# Features are divided by their length, but by no less than this (torch's `normalize`, too).
+_SHORTEST = 1e-12
 
 
 def contrast_loss(
@@ -27,6 +29,9 @@ def contrast_loss(
 
         L = mean over pixels i in segments of  -log softmax_n (temperature p_n f_i) [segment of i]
 
+    Features are never enlarged: products with p_n are the same before and after, lengths follow
+    from the products of neighbouring cells, and means from what all pixels take of each cell.
+
     Args:
         features: (N, D, h, w).
         ids: (N, 1, H, W) integers; 0 where a pixel is in no segment.
@@ -36,29 +41,122 @@ def contrast_loss(
     Returns:
         A scalar; 0 where no pixel of the batch is in a segment.
     """
-    height, width = ids.shape[2:]
-    rows = torch.arange(stride_px // 2, height, stride_px, device=ids.device)
-    columns = torch.arange(stride_px // 2, width, stride_px, device=ids.device)
-    if len(rows) == 0 or len(columns) == 0:
-        rows, columns = (torch.tensor([side // 2], device=ids.device) for side in (height, width))
+    grid, size = (features.shape[2], features.shape[3]), (ids.shape[2], ids.shape[3])
+    picked = [torch.arange(stride_px // 2, side, stride_px, device=ids.device) for side in size]
+    if any(len(one) == 0 for one in picked):
+        picked = [torch.tensor([side // 2], device=ids.device) for side in size]
+    rows, columns = (_Axis(*sides) for sides in zip(picked, grid, size, strict=True))
     total = features.float().sum() * 0
     count = 0
     with torch.autocast(features.device.type, enabled=False):
-        for one, numbers in zip(features.float(), ids[:, 0], strict=True):
-            numbers = numbers[rows[:, None], columns]
+        cells = features.float()
+        lengths = _lengths(cells, rows, columns)
+        for one, length, numbers in zip(cells, lengths, ids[:, 0], strict=True):
+            numbers = numbers[picked[0][:, None], picked[1]]
             is_in = numbers > 0
             if not is_in.any():
                 continue
-            large = F.interpolate(one[None], (height, width), mode="bilinear", align_corners=False)
-            found = F.normalize(large[0][:, rows[:, None], columns], dim=0)[:, is_in].T
             segments, members = torch.unique(numbers[is_in], return_inverse=True)
-            sums = found.new_zeros(len(segments), found.shape[1])
-            # The division by the number of pixels cancels in the division by the length.
-            means = F.normalize(sums.index_add(0, members, found.detach()), dim=1)
-            logits = temperature * found @ means.T
-            total = total + F.cross_entropy(logits, members, reduction="sum")
+            targets = torch.full_like(numbers, IGNORED, dtype=torch.int64)
+            targets[is_in] = members
+            means = _segment_means(one, length, targets, len(segments), (rows, columns))
+            products = (means @ one.flatten(1)).unflatten(1, grid)
+            logits = temperature * (rows.blend @ products @ columns.blend.T) / length
+            total = total + F.cross_entropy(
+                logits[None], targets[None], ignore_index=IGNORED, reduction="sum"
+            )
             count += len(members)
     return total / max(count, 1)
+
+
+class _Axis:
+    """Bilinear interpolation along one axis, between the centres of cells, at some pixels.
+
+    Args:
+        picked: (P,) int, pixels.
+        num_cells: Cells along the axis.
+        num_pixels: Pixels along the axis.
+
+    Attributes:
+        low: (P,) int64, the cell before each pixel.
+        high: (P,) int64, the one behind; the same cell at the end.
+        share: (P,) float64, what a pixel takes of the cell behind.
+        blend: (P, cells) float32, what it takes of each.
+    """
+
+    def __init__(self, picked: Tensor, num_cells: int, num_pixels: int) -> None:
+        self.num_cells = num_cells
+        at = (picked.cpu().double() + 0.5) * (num_cells / num_pixels) - 0.5
+        at = at.clamp(0, num_cells - 1)
+        device = picked.device
+        low = at.long()
+        self.low, self.high = low.to(device), (low + 1).clamp(max=num_cells - 1).to(device)
+        self.share = (at - low).to(device, _precise(device))
+        self.blend = (
+            self._take(self.low, 1 - self.share) + self._take(self.high, self.share)
+        ).float()
+
+    def squares(self) -> Tensor:
+        """Give what a pixel's square takes of each cell's, and of products of two neighbours.
+
+        Returns:
+            (P, 2 cells) in the precision of lengths.
+        """
+        own = self._take(self.low, (1 - self.share) ** 2) + self._take(self.high, self.share**2)
+        return torch.cat([own, self._take(self.low, 2 * self.share * (1 - self.share))], dim=1)
+
+    def _take(self, cells: Tensor, amounts: Tensor) -> Tensor:
+        table = amounts.new_zeros(len(cells), self.num_cells)
+        return table.scatter_(1, cells[:, None], amounts[:, None])
+
+
+def _precise(device: torch.device) -> torch.dtype:
+    # What cancels between cells of opposite features needs float64, which Apple's GPUs lack.
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _lengths(features: Tensor, rows: _Axis, columns: _Axis) -> Tensor:
+    """Compute the lengths of interpolated features, (N, R, S), from products of cells."""
+    cells = F.pad(features, (0, 1, 0, 1), mode="replicate").to(rows.share.dtype)
+    here, right = cells[..., :-1, :-1], cells[..., :-1, 1:]
+    below, across = cells[..., 1:, :-1], cells[..., 1:, 1:]
+    diagonal = ((here * across).sum(dim=1) + (right * below).sum(dim=1)) / 2
+    upper = torch.cat([(here * here).sum(dim=1), (here * right).sum(dim=1)], dim=2)
+    lower = torch.cat([(here * below).sum(dim=1), diagonal], dim=2)
+    products = torch.cat([upper, lower], dim=1)
+    squares = rows.squares() @ products @ columns.squares().T
+    return squares.clamp(min=_SHORTEST**2).sqrt().float()
+
+
+@torch.no_grad()
+def _segment_means(
+    features: Tensor, lengths: Tensor, targets: Tensor, num_segments: int, axes: tuple[_Axis, _Axis]
+) -> Tensor:
+    """Average interpolated features of length one over segments.
+
+    Args:
+        features: (D, h, w).
+        lengths: (R, S), of the interpolated features.
+        targets: (R, S) int64, 0 to ``num_segments`` - 1, or `IGNORED`.
+        num_segments: n.
+        axes: Interpolation of rows and columns.
+
+    Returns:
+        (n, D), divided by their lengths.
+    """
+    rows, columns = axes
+    num_cells = features[0].numel()
+    # What lies in no segment is gathered in one more row, and dropped.
+    first = torch.where(targets == IGNORED, num_segments, targets) * num_cells
+    taken = features.new_zeros((num_segments + 1) * num_cells)
+    for y, down in ((rows.low, 1 - rows.share), (rows.high, rows.share)):
+        for x, along in ((columns.low, 1 - columns.share), (columns.high, columns.share)):
+            places = first + (y * columns.num_cells)[:, None] + x
+            amounts = (down[:, None] * along).float() / lengths
+            taken.index_add_(0, places.flatten(), amounts.flatten())
+    # The division by the number of pixels cancels in the division by the length.
+    sums = taken.unflatten(0, (-1, num_cells))[:num_segments] @ features.flatten(1).T
+    return F.normalize(sums, dim=1)
 
 
 @torch.no_grad()
