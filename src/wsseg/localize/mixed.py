@@ -171,7 +171,13 @@ class Mixed(DirectLocalizerConfig):
         if self.uses_network(dataset.samples, allow_masks=allow_masks):
             from wsseg.localize.stage import check_trainable
 
-            check_trainable([s for s in train if s.labels.tags is not None], dataset)
+            try:
+                check_trainable([s for s in train if s.labels.tags is not None], dataset)
+            except DataError as error:
+                raise DataError(
+                    f"{error} Or leave out the images that have tags alone: "
+                    "--set localize.tags=null."
+                ) from error
 
     def _refuse_cue(self, kind: str) -> None:
         part = getattr(self, kind)
