@@ -31,8 +31,8 @@ PLAIN_STEPS = ("background_constant", "threshold", "dense_crf")
 LOCALIZE = {
     "backbone": BACKBONE,
     "weights": "none",
-    "last_stage": 3,
-    "output_stride": 8,
+    "last_stage": None,
+    "output_stride": 16,
     "dropout": 0.0,
 }
 # Only with pre-trained weights.
@@ -47,7 +47,7 @@ SEGMENT = {
 TRAINING = {
     "batch_size": 8,
     "optimiser": "adamw",
-    "lr": 3.0e-3,
+    "lr": 1.0e-3,
     "weight_decay": 1.0e-2,
     "schedule": "cosine",
     "warmup_frac": 0.05,
@@ -81,8 +81,7 @@ def small(
 
     Changed, for all alike:
 
-    * localizer: backbone `BACKBONE` up to its third stage with cells of 8 pixels and without
-      dropout, but the recipe's own last stage, stride and dropout where these are its idea
+    * localizer: backbone `BACKBONE` with cells of 16 pixels and without dropout, but the recipe's own last stage, stride and dropout where these are its idea
       (``defects``, ``spatial_dropout``), and `TRANSFORMER` for transformers; no weights and
       nothing that only goes with weights;
     * training: `TRAINING` and ``epochs``; kept are ``keep`` and balanced sampling, and the
