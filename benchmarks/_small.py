@@ -81,9 +81,10 @@ def small(
 
     Changed, for all alike:
 
-    * localizer: backbone `BACKBONE` with cells of 16 pixels and without dropout, but the recipe's own last stage, stride and dropout where these are its idea
-      (``defects``, ``spatial_dropout``), and `TRANSFORMER` for transformers; no weights and
-      nothing that only goes with weights;
+    * localizer: backbone `BACKBONE` with cells of 16 pixels and without dropout, but the recipe's
+      own last stage, stride and dropout where these are its idea (``defects``,
+      ``spatial_dropout``), and `TRANSFORMER` for transformers; no weights and nothing that only
+      goes with weights;
     * training: `TRAINING` and ``epochs``; kept are ``keep`` and balanced sampling, and the
       learning rate of transformers; recipes of several rounds have ``epochs`` in each;
     * augmentation: crops of ``size_px``; recipes for pre-trained networks get that of ``cam``;
