@@ -14,7 +14,7 @@ Quality, on images of one split that show at least one class (void pixels left o
   of the data set over 255 thresholds, precision and recall averaged over images first (tuned on
   these masks).
 * anomaly: the same, learned from ok images of the train split, where there are two at least. The
-  features are those of an untrained network, so that no classifier has to be trained for this.
+  features are those of an untrained network and, with --run RUN, those of that run's classifier.
 * segments: achievable segmentation accuracy of superpixels (share of pixels that are right when
   every superpixel gets its most frequent class) and of the tree cut to 100, 50 and 25 regions;
   per connected object of a class, the IoU of the best segment of `everything`, and of the best and
@@ -27,11 +27,13 @@ Prints Markdown tables.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,10 @@ from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.discover import open_dataset
 from wsseg.data.image_io import read_image, read_mask
 from wsseg.data.labels import IGNORE
+from wsseg.localize.regularise.attach import make_localizer
+from wsseg.nets.cam_head import ClassMapNet
+from wsseg.recipe import load_recipe
+from wsseg.training.checkpoint import load_weights
 
 SIZE = (375, 500)
 SALIENCY = ("rbd", "mbd", "ft", "spectral_residual")
@@ -67,6 +73,7 @@ def main() -> None:
     parser.add_argument("--split", default="val", choices=["train", "val", "test"])
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--run", type=Path, help="run whose classifier gives anomaly features, too")
     arguments = parser.parse_args()
     console.configure(quiet=True)
     print(f"`{command()}`, seed {arguments.seed}; {describe()}; load {os.getloadavg()[0]:.1f}\n")
@@ -75,7 +82,7 @@ def main() -> None:
         dataset = open_dataset(arguments.data)
         samples = chosen_samples(dataset, arguments)
         print(f"\n{len(samples)} images of the split {arguments.split}.\n")
-        print_saliency(dataset, samples)
+        print_saliency(dataset, samples, arguments.run)
         print_segments(samples)
 
 
@@ -146,7 +153,7 @@ def chosen_samples(dataset: Dataset, arguments: argparse.Namespace) -> list[Samp
     return found
 
 
-def print_saliency(dataset: Dataset, samples: Sequence[Sample]) -> None:
+def print_saliency(dataset: Dataset, samples: Sequence[Sample], run: Path | None) -> None:
     print("| cue | F, adaptive threshold | best F (tuned on these masks) | at | mean abs. error |")
     print("|---|---|---|---|---|")
     for name in SALIENCY:
@@ -157,12 +164,28 @@ def print_saliency(dataset: Dataset, samples: Sequence[Sample]) -> None:
     if not has_ok:
         print("\nNo ok images to learn from: no anomaly cue.\n")
         return
-    for method in ("patchcore", "padim"):
-        config = Anomaly(method=method, init="none", backbone="resnet18")
-        with tempfile.TemporaryDirectory() as folder:
-            source: CueSource = open_cue(config, CueInputs(dataset, Path(folder)))
-            print_row(f"anomaly, {method}, untrained resnet18", samples, map(source.map, samples))
+    features: dict[str, tuple[dict[str, Any], Callable[[], ClassMapNet] | None]] = {
+        "untrained resnet18": ({"init": "none", "backbone": "resnet18"}, None)
+    }
+    if run is not None:
+        name = load_recipe(run / "recipe.yaml").localize.backbone
+        features[f"trained {name}"] = ({}, partial(localizer_of, run, dataset))
+    for title, (settings, localizer) in features.items():
+        for method in ("patchcore", "padim"):
+            config = Anomaly(method=method, **settings)
+            with tempfile.TemporaryDirectory() as folder:
+                inputs = CueInputs(dataset, Path(folder), localizer=localizer)
+                source: CueSource = open_cue(config, inputs)
+                print_row(f"anomaly, {method}, {title}", samples, map(source.map, samples))
     print()
+
+
+def localizer_of(run: Path, dataset: Dataset) -> ClassMapNet:
+    """Load the classifier that a run trained on the tags of the same data set."""
+    net = make_localizer(load_recipe(run / "recipe.yaml").localize, dataset.classes.num_classes)
+    kept = json.loads((run / "localize/training/done.json").read_text("utf-8"))["kept"]
+    load_weights(run / f"localize/training/{kept}.safetensors", net)
+    return net.eval()
 
 
 def print_row(name: str, samples: Sequence[Sample], maps: Iterator[np.ndarray]) -> None:
