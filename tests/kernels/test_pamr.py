@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from wsseg.kernels import pamr_torch
-from wsseg.kernels.pamr import PamrConfig, pamr, pamr_weights
+from wsseg.kernels.pamr import PamrConfig, pamr, pamr_planes, pamr_weights
 
 METHODS = ["pamr", "par"]
 SIZES = [(1, 1), (1, 9), (7, 1), (5, 6), (13, 11)]
@@ -112,6 +112,33 @@ def test_the_published_settings_agree_on_a_photograph(photo, make_scores, method
     exact = pamr_torch.pamr(pixels.double(), masks.double(), config)[0].numpy()
     assert np.abs(compiled - exact).max() < 1e-5
     assert np.abs(compiled - pamr_torch.pamr(pixels, masks, config)[0].numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("channels", "far"), [(1, 0.0), (3, 100.0), (5, -3.0)])
+def test_any_planes_are_averaged_as_the_unfolded_form_does_in_float64(method, channels, far):
+    """Planes far from zero, and with a flat area, where a sum of squares would be mere rounding."""
+    rng = np.random.default_rng(6)
+    planes = (rng.normal(size=(channels, 12, 9)) + far).astype(np.float32)
+    planes[:, :4] = np.float32(far + 0.1)
+    values = rng.random((3, 12, 9)).astype(np.float32)
+    config = PamrConfig(method=method, dilations_px=(1, 2), iterations=4)
+    tensors = [torch.from_numpy(one).double()[None] for one in (planes, values)]
+    expected = pamr_torch.pamr(*tensors, config)[0].numpy()
+    found = pamr_planes(planes, values, config=config)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=5e-6)
+    np.testing.assert_array_equal(found, pamr_planes(planes, values, config=config, threads=3))
+
+
+def test_planes_of_other_shapes_and_types_are_refused():
+    values = np.zeros((1, 4, 5), np.float32)
+    with pytest.raises(ValueError, match=r"float64; expected \(D, H, W\) float32"):
+        pamr_planes(np.zeros((3, 4, 5)), values)
+    with pytest.raises(ValueError, match=r"expected \(D, H, W\) float32"):
+        pamr_planes(np.zeros((4, 5), np.float32), values)
+    with pytest.raises(ValueError, match=r"values has shape \(1, 4, 5\); expected \(K, 5, 4\)"):
+        pamr_planes(np.zeros((3, 5, 4), np.float32), values)
 
 
 def test_the_defaults_are_the_published_ones():

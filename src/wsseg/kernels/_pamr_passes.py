@@ -21,7 +21,7 @@ def weigh_rows(lanes, planes, weights, start, stop, grid, steps, colour, positio
 
     Args:
         lanes: Width token of `_rows` for 8 values.
-        planes: (3, (H + 2 pad) * (W + 2 pad)) uint8 padded image.
+        planes: (D, (H + 2 pad) * (W + 2 pad)) padded image, uint8 or float32.
         weights: (H, P, W) float32; written. P is a multiple of 8.
         start: First row.
         stop: One past the last row.
@@ -32,8 +32,8 @@ def weigh_rows(lanes, planes, weights, start, stop, grid, steps, colour, positio
     """
     num_steps, width = weights.shape[1:]
     pad, stride = grid
-    inverse = np.empty((3, width), np.float32)
-    scratch = np.empty((2, width), np.int64)
+    inverse = np.empty((len(planes), width), np.float32)
+    scratch = np.empty((2, width), np.float64)
     peak = np.empty(width, np.float32)
     for y in range(start, stop):
         first = (y + pad) * stride + pad
@@ -56,27 +56,28 @@ def weigh_rows(lanes, planes, weights, start, stop, grid, steps, colour, positio
 def _inverse_deviations(planes, inverse, scratch, first, steps, colour):
     """Write 1 / (scale * deviation + epsilon) of each channel of one row of pixels.
 
-    The sums are whole numbers, so that the deviation has one rounding and no cancellation.
+    Sums are of differences from the pixel itself, which do not change the deviation: whole numbers
+    for uint8, without any rounding, and without cancellation for colours that are far from zero.
     """
     scale, epsilon, _, num_centres = colour
     width = inverse.shape[1]
     count = len(steps) + num_centres
     sums, squares = scratch[0], scratch[1]
-    for c in range(3):
+    for c in range(len(planes)):
         here = planes[c, first : first + width]
-        for x in range(width):
-            value = np.int64(here[x])
-            sums[x] = num_centres * value
-            squares[x] = num_centres * value * value
+        # The pixel itself, however often it counts, differs by nothing.
+        sums[:] = 0.0
+        squares[:] = 0.0
         for p in range(len(steps)):
             there = planes[c, first + steps[p] : first + steps[p] + width]
             for x in range(width):
-                value = np.int64(there[x])
+                value = np.float64(there[x]) - np.float64(here[x])
                 sums[x] += value
                 squares[x] += value * value
         for x in range(width):
-            variance = np.float64(count * squares[x] - sums[x] * sums[x]) / (count * (count - 1))
-            inverse[c, x] = np.float32(1 / (scale * np.sqrt(variance) + epsilon))
+            variance = (count * squares[x] - sums[x] * sums[x]) / (count * (count - 1))
+            spread = np.sqrt(max(variance, 0.0))
+            inverse[c, x] = np.float32(1 / (scale * spread + epsilon))
 
 
 @compiled
@@ -84,19 +85,20 @@ def _affinities(planes, row, inverse, first, step, power):
     """Write minus the scaled colour difference to one neighbour, averaged over the channels."""
     width = len(row)
     row[:] = np.float32(0)
-    for c in range(3):
+    for c in range(len(planes)):
         here = planes[c, first : first + width]
         there = planes[c, first + step : first + step + width]
         factor = inverse[c]
         if power == 1:
             for x in range(width):
-                row[x] -= np.float32(abs(np.int32(here[x]) - np.int32(there[x]))) * factor[x]
+                row[x] -= abs(np.float32(here[x]) - np.float32(there[x])) * factor[x]
         else:
             for x in range(width):
-                part = np.float32(np.int32(here[x]) - np.int32(there[x])) * factor[x]
+                part = (np.float32(here[x]) - np.float32(there[x])) * factor[x]
                 row[x] -= part * part
+    share = np.float32(1 / len(planes))
     for x in range(width):
-        row[x] *= np.float32(1 / 3)
+        row[x] *= share
 
 
 @compiled

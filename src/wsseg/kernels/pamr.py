@@ -37,7 +37,7 @@ from wsseg.kernels.pamr_config import EPSILON, PamrConfig
 
 Floats = npt.NDArray[np.float32]
 
-__all__ = ["PamrConfig", "pamr", "pamr_weights"]
+__all__ = ["PamrConfig", "pamr", "pamr_planes", "pamr_weights"]
 
 # The kernel handles eight weights at once; P is a multiple of eight.
 _LANES = (0,) * 8
@@ -66,18 +66,8 @@ def pamr_weights(
         ((2, 8, 3), [0.125, 0.125, 0.125, 0.125, 0.125, 0.125, 0.125, 0.125])
     """
     check_image(image)
-    height, width = image.shape[:2]
-    grid, steps = _layout(width, config)
-    planes = _padded(image.transpose(2, 0, 1), grid[0])
-    weights = np.empty((height, len(steps), width), np.float32)
     # The formula is for images in [0, 1].
-    colour = (config.scale, 255 * EPSILON, config.power, config.num_centres)
-    position = (config.position_weights().astype(np.float32), config.position_share)
-    with Team(num_threads(threads)) as team:
-        shared = (grid, steps, colour, position)
-        spans = team.ranges(height)
-        team.run(passes.weigh_rows, [(_LANES, planes, weights, *span, *shared) for span in spans])
-    return weights
+    return _weights(image.transpose(2, 0, 1), 255 * EPSILON, config, threads)
 
 
 def pamr(
@@ -115,11 +105,7 @@ def pamr(
         [0.62, 0.62, 0.0, 0.0]
     """
     check_image(image)
-    values = np.asarray(values)
-    if values.ndim != 3 or values.shape[1:] != image.shape[:2] or not len(values):
-        raise ValueError(
-            f"values has shape {values.shape}; expected (K, {image.shape[0]}, {image.shape[1]})."
-        )
+    values = _checked(values, (image.shape[0], image.shape[1]))
     if weights is None:
         weights = pamr_weights(image, config=config, threads=threads)
     height, width = image.shape[:2]
@@ -130,6 +116,68 @@ def pamr(
             "float32. Compute it by pamr_weights with the same image and settings."
         )
     return _averaged(values, weights, config, threads)
+
+
+def pamr_planes(
+    planes: np.ndarray,
+    values: np.ndarray,
+    *,
+    config: PamrConfig = PamrConfig(),
+    threads: int | None = None,
+) -> Floats:
+    """Average scores over neighbours of like value in any image, such as a normalised one.
+
+    The result does not depend on the number of threads.
+
+    Args:
+        planes: (D, H, W) float32, any number D of channels; not changed. Their scale does not
+            matter unless it is below 1e-6.
+        values: (K, H, W) floating point scores; not changed.
+        config: Neighbours, scales and iterations.
+        threads: How many threads work; None for all available cores.
+
+    Returns:
+        (K, H, W) float32 within the range of ``values``, up to rounding.
+
+    Raises:
+        ValueError: When a shape or type does not fit.
+
+    Example:
+        >>> planes = np.array([[[0, 0, 1, 1]]], np.float32)
+        >>> values = np.array([[[1.0, 0.0, 0.0, 0.0]]])
+        >>> config = PamrConfig(dilations_px=(1,), iterations=8)
+        >>> [round(float(score), 2) for score in pamr_planes(planes, values, config=config)[0, 0]]
+        [0.62, 0.62, 0.0, 0.0]
+    """
+    if planes.ndim != 3 or planes.dtype != np.float32 or not planes.size:
+        raise ValueError(
+            f"planes has shape {planes.shape} and type {planes.dtype}; expected (D, H, W) float32, "
+            "none 0."
+        )
+    values = _checked(values, (planes.shape[1], planes.shape[2]))
+    return _averaged(values, _weights(planes, EPSILON, config, threads), config, threads)
+
+
+def _weights(planes: np.ndarray, epsilon: float, config: PamrConfig, threads: int | None) -> Floats:
+    """Compute the weights (H, P, W) of neighbours in planes (D, H, W)."""
+    height, width = planes.shape[1:]
+    grid, steps = _layout(width, config)
+    padded = _padded(planes, grid[0])
+    weights = np.empty((height, len(steps), width), np.float32)
+    colour = (config.scale, epsilon, config.power, config.num_centres)
+    position = (config.position_weights().astype(np.float32), config.position_share)
+    with Team(num_threads(threads)) as team:
+        shared = (grid, steps, colour, position)
+        spans = team.ranges(height)
+        team.run(passes.weigh_rows, [(_LANES, padded, weights, *span, *shared) for span in spans])
+    return weights
+
+
+def _checked(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    values = np.asarray(values)
+    if values.ndim != 3 or values.shape[1:] != size or not len(values):
+        raise ValueError(f"values has shape {values.shape}; expected (K, {size[0]}, {size[1]}).")
+    return values
 
 
 def _averaged(

@@ -241,12 +241,25 @@ def refined_labels(
             continue  # tagged as without any class: background everywhere
         one = slice(index, index + 1)
         full = torch.zeros_like(enlarged[one])
-        full[:, classes] = pamr(small[one], enlarged[one][:, classes], config)
+        full[0, classes] = _by_colour(small[index], enlarged[index, classes], config)
         labels[one] = confidence_labels(full, high=high, low=low)
     if valid is None:
         return labels
     inside = F.interpolate((valid > 0).float(), size=size, mode="area")[:, 0] >= 0.5
     return torch.where(inside, labels, IGNORE)
+
+
+def _by_colour(image: Tensor, scores: Tensor, config: PamrConfig) -> Tensor:
+    """Average scores (K, H, W) over neighbours of like colour in an image (D, H, W)."""
+    if image.device.type != "cpu":
+        return pamr(image[None], scores[None], config)[0]
+    # The same numbers up to rounding, at a tenth of the cost.
+    from wsseg.kernels.pamr import pamr_planes
+
+    averaged = pamr_planes(
+        image.numpy(), scores.numpy(), config=config, threads=torch.get_num_threads()
+    )
+    return torch.from_numpy(averaged)
 
 
 def dense_energy(
