@@ -164,6 +164,16 @@ def test_of_overlapping_boxes_the_class_with_the_larger_map_has_the_pixel():
     assert empty == 0
 
 
+def test_the_background_is_weighed_against_the_class_that_has_the_pixel():
+    """Not against a class that lost it: e = 1/8 is below t, so the pixel is background."""
+    attention = np.array([[0.9, 0.2]], np.float32)
+    windows = [BoxWindow(7, 0, 1, 0, 2), BoxWindow(3, 0, 1, 0, 1)]
+    maps = [np.array([[1, 1]], np.float32), np.array([[0.5]], np.float32)]
+    ids = np.array([0, 3, 7], np.uint8)
+    values, _ = box_scores(attention, maps, windows, ids, 0.5)
+    np.testing.assert_allclose(values[:, 0], [[0.875, 0], [0, 0], [0.125, 1]], atol=1e-6)
+
+
 def test_a_box_that_looks_like_its_outside_keeps_its_middle():
     values, empty = box_scores(
         np.ones((10, 10), np.float32),

@@ -262,7 +262,7 @@ def box_scores(
     wins = strength.argmax(axis=0) == np.arange(len(class_ids))[:, None, None]
     values = np.where(wins, evidence, np.float32(0))
     ratio = threshold / (1 - threshold)
-    values[0] = np.clip(ratio * (1 - evidence.max(axis=0)), 0, 1)
+    values[0] = np.clip(ratio * (1 - values.max(axis=0)), 0, 1)
     values[0, ~(strength >= 0).any(axis=0)] = 1.0
     for window in bare:
         is_class = (class_ids == window.class_id)[:, None, None]

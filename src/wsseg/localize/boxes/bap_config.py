@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from wsseg.data.transforms import AugmentConfig
 from wsseg.localize.direct import DirectLocalizerConfig
+from wsseg.outside import WeightsPath
 from wsseg.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Bap(DirectLocalizerConfig):
     backbone: str = Field(
         "resnet18", description="A timm network, or resnet38d, or vgg16_largefov."
     )
-    weights: str = Field(
+    weights: WeightsPath = Field(
         "none", description="imagenet, none (from scratch), or the path of a weight file."
     )
     output_stride: Literal[32, 16, 8, 4] = Field(
