@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,18 @@ def test_a_run_without_its_weights_stops_before_it_reads_an_image(dataset, tmp_p
     for part in ("model.safetensors", "timm/resnet50", str(tmp_path / "hub"),
                  "localize.weights=PATH", "localize.weights=none"):  # fmt: skip
         assert part in text
+
+
+def test_a_part_of_mixed_that_no_image_needs_is_not_asked(make_dataset, tmp_path):
+    from wsseg.data.labels import Boxes, WeakLabels
+
+    plain = make_dataset({"a": {"tags": {1}}, "b": {"tags": {2}}})
+    boxed = WeakLabels(tags={1}, boxes=Boxes([[1, 1, 5, 5]], [1]))
+    dataset = replace(plain, samples=tuple(replace(s, labels=boxed) for s in plain))
+    missing = f"{{name: folder, path: {tmp_path / 'none'}}}"
+    changes = ["localize.tags=null", "segment=null"]
+    unused = f"localize.points={{name: point_prompts, segments: {missing}}}"
+    check(dataset, [*changes, unused], tmp_path, recipe="mixed")
+    used = f"localize.boxes={{name: box_prompts, segments: {missing}}}"
+    with pytest.raises(DataError, match="none"):
+        check(dataset, [*changes, used], tmp_path, recipe="mixed")

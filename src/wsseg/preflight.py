@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wsseg import registry
-from wsseg.config import MethodConfig
 from wsseg.context import RunContext
 from wsseg.cues.segments_source import check_configured, check_supervision
 from wsseg.cues.source import check_cue, configured_cue
 from wsseg.data.dataset import Dataset
 from wsseg.errors import RecipeError
 from wsseg.localize.direct import DirectLocalizerConfig, trained_part
-from wsseg.localize.kinds import KINDS
 from wsseg.localize.rounds import check_rounds
 from wsseg.recipe import Recipe
 
@@ -57,11 +55,7 @@ def preflight(
     if "localize" in wanted and not stages.localize.is_done:
         if isinstance(recipe.localize, DirectLocalizerConfig):
             recipe.localize.check(dataset, allow_masks=context.allow_masks)
-            # Localizer mixed has a localizer of its own for each kind of label.
-            parts = (getattr(recipe.localize, kind, None) for kind in KINDS)
-            for part in (recipe.localize, *parts):
-                if isinstance(part, MethodConfig):
-                    check_configured(part, dataset)
+            check_configured(recipe.localize, dataset)
             cue = configured_cue(recipe.localize)
             if cue is not None:
                 check_cue(cue, dataset)
