@@ -173,3 +173,9 @@ def test_the_recipe_takes_it_and_missing_segments_are_told_before_the_run(make_d
     stages = plan(RunDir(tmp_path / "run"), boxed, recipe, False)
     with pytest.raises(DataError, match="none"):
         preflight(boxed, recipe, stages, ("localize",), RunContext())
+
+
+def test_votes_that_contradict_each_other_are_told_before_the_run():
+    with pytest.raises(ValueError, match=r"background is 0\.5.*foreground \(0\.4\)"):
+        SdiConsensus(runs=3, foreground=0.4, background=0.5)
+    assert SdiConsensus(runs=1, foreground=0.4, background=0.5).runs == 1

@@ -15,11 +15,11 @@ the box; GrabCut has no trained edge detector; what happens where an opinion is 
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from wsseg.cues.segments import Prompt, Segments, SegmentsContext, SegmentsField
 from wsseg.cues.segments_config import Superpixels
@@ -79,6 +79,15 @@ class SdiConsensus(GrabcutConfig):
         description="What a box becomes without any opinion: filled with its class, or its inner "
         "fifth with the rest unknown.",
     )
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> Self:
+        if self.runs > 1 and self.background > self.foreground:
+            raise ValueError(
+                f"background is {self.background}; with several runs it must not be above "
+                f"foreground ({self.foreground})."
+            )
+        return self
 
 
 def sdi_consensus(
@@ -186,12 +195,11 @@ def _segments_of(
     """Find the segment of every box, (h, w) bool of the box."""
     if not windows:
         return []
-    settings = Superpixels() if config.segments is None else config.segments
     known = SegmentsContext(context.sample_id, context.device, context.segments_dir, context.shared)
     if config.ask == "all":
-        found = [all_segments(image, settings, known)] * len(windows)
+        found = [all_segments(image, config.segments, known)] * len(windows)
     else:
-        opened: OpenedImage = open_kept(image, settings, known)
+        opened: OpenedImage = open_kept(image, config.segments, known)
         prompts = [Prompt(box=(w.left, w.top, w.right, w.bottom)) for w in windows]
         found = opened.at(prompts)
     return [
