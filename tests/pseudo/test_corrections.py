@@ -163,7 +163,16 @@ def test_a_folder_that_is_missing_or_that_the_run_empties_is_refused(dataset, fo
     with pytest.raises(RecipeError, match="a folder of their own"):
         run(dataset, recipe=recipe(own), out=tmp_path / "run")
     assert (own / "a.png").is_file()
+    with pytest.raises(RecipeError, match=r"which holds the folder .* \(--out\)"):
+        check_corrections(tmp_path, dataset, own)
     check_corrections(folder, dataset, own)
+
+
+def test_a_folder_that_is_named_like_a_picture_is_no_correction(dataset, folder, tmp_path):
+    before = corrections_fingerprint(folder)
+    (folder / "a.png").mkdir()
+    check_corrections(folder, dataset, tmp_path / "masks")
+    assert corrections_fingerprint(folder) == before
 
 
 def test_corrections_of_no_image_are_told(dataset, folder, tmp_path, caplog):

@@ -162,7 +162,7 @@ def check_corrections(folder: str | Path, dataset: Dataset, masks_folder: Path) 
         masks_folder: Where the run writes its pseudo masks.
 
     Raises:
-        RecipeError: When the folder does not exist, or is one that the run empties.
+        RecipeError: When the folder does not exist, is one that the run empties, or holds the run.
         DataError: When corrections cannot be used; all of them are named.
     """
     root = Path(folder)
@@ -176,6 +176,12 @@ def check_corrections(folder: str | Path, dataset: Dataset, masks_folder: Path) 
         raise RecipeError(
             f"pseudo.corrections is {root}, in the folder that this run writes its masks to and "
             "empties when they change. Copy the corrected masks to a folder of their own."
+        )
+    if place in masks.parents:
+        raise RecipeError(
+            f"pseudo.corrections is {root}, which holds the folder that this run writes its masks "
+            f"to ({masks_folder}), so that every run would count as a change of the corrections. "
+            "Copy the corrected masks to a folder of their own, or write the run elsewhere (--out)."
         )
     if dataset.classes.num_classes >= UNUSABLE:
         raise RecipeError(
@@ -207,7 +213,8 @@ def check_corrections(folder: str | Path, dataset: Dataset, masks_folder: Path) 
 def _files(root: Path) -> Iterator[Path]:
     """List all PNG files below a folder in order of their names."""
     if root.is_dir():
-        yield from sorted(path for path in root.rglob("*") if path.suffix.lower() == _SUFFIX)
+        found = (path for path in root.rglob("*") if path.suffix.lower() == _SUFFIX)
+        yield from sorted(path for path in found if path.is_file())
 
 
 def _id_of(path: Path, root: Path) -> str:
