@@ -80,6 +80,38 @@ def test_boxes_are_seeds_in_their_middle_and_outside(method, discs):
     assert (found[27:34, 22:29] == 1).all()
 
 
+@pytest.mark.parametrize("method", [graphnet, label_propagation])
+def test_a_tagged_class_without_any_mark_opens_the_ground_and_not_the_objects(method, discs):
+    image = discs[0]
+    boxes = Boxes([[10, 15, 41, 46], [50, 15, 81, 46]], [1, 2])
+    found = hard(method(image, WeakLabels(tags={1, 2, 3}, boxes=boxes)))
+    complete = hard(method(image, WeakLabels(tags={1, 2}, boxes=boxes)))
+    assert np.array_equal(found, np.where(complete == 0, 255, complete))
+    assert (found[:15] == 255).all()
+
+
+@pytest.mark.parametrize("tags", [None, {1, 2}])
+def test_a_class_with_strokes_alone_grows_outside_of_the_boxes_of_the_others(tags, discs):
+    image, truth, _ = discs
+    labels = WeakLabels(
+        tags=tags,
+        boxes=Boxes([[10, 15, 41, 46]], [1]),
+        scribbles=Scribbles(([[60, 26], [70, 34]],), [2]),
+    )
+    context = LocalizeContext()
+    found = hard(label_propagation(image, labels, context=context))
+    assert min(ious(found, truth)) > 0.8
+    assert context.facts["automatic_background"] > 0
+
+
+@pytest.mark.parametrize("method", [graphnet, label_propagation])
+def test_a_box_off_the_image_changes_nothing(method, discs):
+    image = discs[0]
+    points = Points([[25, 30], [65, 30]], [1, 2])
+    off = WeakLabels(points=points, boxes=Boxes([[200, 5, 220, 9]], [1]))
+    assert np.array_equal(hard(method(image, off)), hard(method(image, WeakLabels(points=points))))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_no_seed_is_ever_overruled(method):
     """Strokes that cross, touch and contradict the picture."""

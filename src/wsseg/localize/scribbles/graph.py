@@ -13,9 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from wsseg.data.labels import BACKGROUND, IGNORE, WeakLabels
-from wsseg.localize.boxes.windows import front_last, outside_of_boxes
+from wsseg.localize.boxes.windows import front_last
 from wsseg.localize.direct import LocalizeContext
-from wsseg.localize.points.seed_map import SeedLocalizerConfig, SeedMap, draw_marks, seeds_of
+from wsseg.localize.points.seed_map import (
+    SeedLocalizerConfig,
+    SeedMap,
+    border_background,
+    draw_marks,
+    seeds_of,
+)
 
 Ints = npt.NDArray[np.int64]
 
@@ -112,6 +118,11 @@ def seeds_with_boxes(
 ) -> SeedMap:
     """Draw the seeds of an image: points, scribbles, and the middle and the outside of boxes.
 
+    The outside of all boxes is no object of a class with boxes. It counts as background, also where
+    a tagged class has no label at all: the others need something to grow against, and the caller
+    passes the result to `wsseg.localize.points.left_open.left_open`. Where a class has points or
+    scribbles and no box, its object may lie outside, and superpixels at the border stand in.
+
     Args:
         image: (H, W, 3) uint8 RGB.
         labels: Its labels, in pixels of the image.
@@ -124,13 +135,10 @@ def seeds_with_boxes(
         (H, W) uint8: 0 background, class ids, 255 where nothing is known. Points and scribbles win
         over boxes, also where they contradict each other.
     """
-    if labels.boxes is None or not len(labels.boxes):
-        return seeds_of(image, labels, config, context, stand_in=True)
     size = (image.shape[0], image.shape[1])
-    seeds = np.full(size, outside_of_boxes(labels, size, context), np.uint8)
-    for window in front_last(labels, size, context):
-        seeds[window.slices] = IGNORE
-        seeds[window.inner(inner_frac).slices] = window.class_id
+    windows = front_last(labels, size, context)
+    if not windows:
+        return seeds_of(image, labels, config, context, stand_in=True)
     drawn, contested = draw_marks(
         labels,
         size,
@@ -138,9 +146,22 @@ def seeds_with_boxes(
         scribble_width_px=config.scribble_width_px,
         context=context,
     )
-    merged: SeedMap = np.where(drawn == IGNORE, seeds, drawn)
-    merged[contested] = IGNORE
-    return merged
+    marked = set(np.unique(drawn).tolist()) - {IGNORE}
+    has_loose = bool(marked - {BACKGROUND} - {window.class_id for window in windows})
+    seeds: SeedMap = np.full(size, IGNORE if has_loose else BACKGROUND, np.uint8)
+    outside = np.ones(size, np.bool_)
+    for window in windows:
+        outside[window.slices] = False
+        seeds[window.slices] = IGNORE
+        seeds[window.inner(inner_frac).slices] = window.class_id
+    seeds = np.where(drawn == IGNORE, seeds, drawn)
+    seeds[contested] = IGNORE
+    if has_loose and BACKGROUND not in marked and config.background == "border":
+        border = border_background(image, seeds, config.superpixels, contested) & outside
+        seeds[border] = BACKGROUND
+        if context is not None:
+            context.facts["automatic_background"] = round(float(border.mean()), 4)
+    return seeds
 
 
 def seed_classes(seeds: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
