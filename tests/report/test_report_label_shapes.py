@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from wsseg.data.labels import Boxes, ClassList, Points, Scribbles, WeakLabels
+from wsseg.data.scores import Scores
+from wsseg.report.gallery import cells_left_open
 from wsseg.report.label_shapes import draw_shapes, shapes_text
 from wsseg.report.overlays import display_palette, heatmap
 
@@ -66,3 +68,12 @@ def test_cells_of_which_nothing_is_known_look_unlike_background_in_maps():
     assert (found[:90, :110] != plain[:90, :110]).any(axis=2).mean() > 0.3
     assert np.array_equal(found[100:], plain[100:])
     assert np.array_equal(found[:, 120:], plain[:, 120:])
+
+
+def test_an_image_without_background_may_be_open_where_the_background_is_known():
+    values = np.zeros((2, 1, 3), np.float32)
+    values[1, 0, 1] = 1
+    scores = Scores(values, np.array([0, 7], np.uint8), (1, 3))
+    assert cells_left_open(scores, knows_background=False) is None
+    found = cells_left_open(scores, knows_background=True)
+    assert found.tolist() == [[True, False, True]]

@@ -19,14 +19,14 @@ from wsseg.atomic import read_jsonl
 from wsseg.data.dataset import SPLITS, Sample
 from wsseg.data.image_io import read_image, read_mask
 from wsseg.data.labels import ClassList
-from wsseg.data.scores import load_scores
+from wsseg.data.scores import Scores, load_scores
 from wsseg.errors import DataError
 from wsseg.localize.kinds import led_by
 from wsseg.report.label_shapes import draw_shapes, shapes_text
 from wsseg.report.model import GalleryItem, Picture, Tile, TileKind
 from wsseg.report.overlays import heatmap, overlay, shrink_mask
 from wsseg.report.pictures import picture, thumbnail
-from wsseg.rundir import MANIFEST_FILE
+from wsseg.rundir import KNOWS_BACKGROUND, MANIFEST_FILE, StageDir
 
 MAX_MAPS = 3
 MAX_PICTURE_BYTES = 26_000
@@ -178,6 +178,22 @@ def _has_results(run_dir: Path, folder: Path | None, image_id: str) -> bool:
     return any(file.is_file() for file in files)
 
 
+def cells_left_open(scores: Scores, *, knows_background: bool) -> NDArray[np.bool_] | None:
+    """Find the cells of which maps say nothing at all.
+
+    Args:
+        scores: Maps of an image.
+        knows_background: Whether the background row of all images of their stage is known; an
+            image that shows no background has none then, and may be open all the same.
+
+    Returns:
+        (h, w) bool; None for maps of classes alone, where no evidence is no openness.
+    """
+    if not knows_background and not scores.values[0].any():
+        return None
+    return np.asarray(~scores.values.any(axis=0))
+
+
 class _TileMaker:
     """Makes the pictures of one image; a file that cannot be read becomes a note."""
 
@@ -186,6 +202,8 @@ class _TileMaker:
     ) -> None:
         self.run_dir, self.folder = run_dir, folder
         self.classes, self.max_bytes = classes, max_bytes
+        state = {} if folder is None else StageDir(folder.parent, "").state()
+        self.knows_background = bool(state.get(KNOWS_BACKGROUND))
 
     def tiles(self, sample: Sample) -> tuple[tuple[Tile, ...], int]:
         """Make all tiles, and count the maps left out."""
@@ -245,9 +263,7 @@ class _TileMaker:
         # The strongest maps first: with many classes they decide the mask.
         rows.sort(key=lambda row: (-float(row[1].max()), row[0]))
         shown = sorted(rows[:MAX_MAPS], key=lambda row: row[0])
-        # Maps that know the background leave cells open by giving them no evidence at all.
-        known: NDArray[np.bool_] = np.asarray(scores.values.any(axis=0))
-        left_open = ~known if scores.values[0].any() else None
+        left_open = cells_left_open(scores, knows_background=self.knows_background)
         tiles = []
         for class_id, values in shown:
             drawn = heatmap(image, values, left_open=left_open)
