@@ -253,7 +253,7 @@ def _by_colour(image: Tensor, scores: Tensor, config: PamrConfig) -> Tensor:
     """Average scores (K, H, W) over neighbours of like colour in an image (D, H, W)."""
     if image.device.type != "cpu":
         return pamr(image[None], scores[None], config)[0]
-    # The same numbers up to rounding, at a tenth of the cost.
+    # The same numbers up to rounding, at a fraction of the cost.
     from wsseg.kernels.pamr import pamr_planes
 
     averaged = pamr_planes(
