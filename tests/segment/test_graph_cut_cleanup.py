@@ -9,7 +9,7 @@ import pytest
 from wsseg.cues.superpixels import SuperpixelConfig, superpixels
 from wsseg.data.labels import Points, Scribbles, WeakLabels
 from wsseg.errors import DataError
-from wsseg.localize.points.seed_map import draw_seeds
+from wsseg.localize.points.marks import draw_seeds
 from wsseg.localize.scribbles.graph import neighbours, nodes_of
 from wsseg.localize.scribbles.scribblesup import CutConfig, edge_weights, histograms
 from wsseg.segment.config import Smp

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from wsseg.data.labels import BACKGROUND, Boxes, Points, Scribbles, WeakLabels
 from wsseg.localize.boxes.windows import box_window
 from wsseg.localize.direct import has_kind
-from wsseg.localize.points.seed_map import stroke_mask
+from wsseg.localize.points.marks import stroke_mask
 
 LED_BY = "led_by"
 """The manifest's word for the kind of label that led."""

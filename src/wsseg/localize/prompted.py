@@ -41,7 +41,7 @@ from wsseg.localize.direct import (
     is_empty,
     scores_of_mask,
 )
-from wsseg.localize.points.seed_map import draw_seeds
+from wsseg.localize.points.marks import draw_seeds
 
 Bools = npt.NDArray[np.bool_]
 _Prompted = tuple[int, Prompt]

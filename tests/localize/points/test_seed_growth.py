@@ -10,13 +10,14 @@ from wsseg.cues.superpixels import SuperpixelConfig, superpixels
 from wsseg.data.labels import Boxes, Points, Scribbles, WeakLabels
 from wsseg.localize.direct import LocalizeContext
 from wsseg.localize.points.geodesic import Geodesic, adjacency, geodesic, nearest_class
+from wsseg.localize.points.marks import draw_marks, draw_seeds
 from wsseg.localize.points.random_walker_seeds import (
     RandomWalkerSeeds,
     coarse_seeds,
     first_reached,
     random_walker_seeds,
 )
-from wsseg.localize.points.seed_map import draw_marks, draw_seeds
+from wsseg.localize.points.seed_map import seeds_of
 from wsseg.localize.scribbles.grabcut_scribbles import GrabcutScribbles, grabcut_scribbles
 from wsseg.localize.scribbles.graphnet import graphnet
 from wsseg.localize.scribbles.label_propagation import label_propagation
@@ -295,3 +296,15 @@ def test_a_class_whose_cut_covers_everything_keeps_its_seeds():
     found = hard(grabcut_scribbles(image, labels, config=config, context=context))
     assert np.array_equal(found, draw_seeds(labels, (40, 40)))
     assert "keep their seeds alone" in context.facts["notes"][0]
+
+
+def test_lines_between_points_keep_objects_apart_on_a_coarse_grid():
+    image = np.full((128, 256, 3), 60, np.uint8)
+    labels = WeakLabels(points=Points([[64, 64], [192, 64]], [1, 1]))
+    config = RandomWalkerSeeds(max_side_px=64, ridges=True, background="none")
+    coarse = coarse_seeds(seeds_of(image, labels, config), labels, config, (32, 64))
+    lines = np.flatnonzero((coarse == 0).any(axis=0))
+    assert set(lines.tolist()) <= {31, 32}
+    assert (coarse[:, lines] == 0).any(axis=1).all()
+    plain = RandomWalkerSeeds(max_side_px=64, background="none")
+    assert not (coarse_seeds(seeds_of(image, labels, plain), labels, plain, (32, 64)) == 0).any()

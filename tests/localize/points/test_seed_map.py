@@ -4,17 +4,17 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from wsseg.cues.superpixels import superpixels
 from wsseg.data.labels import Points, Scribbles, WeakLabels
 from wsseg.localize.direct import LocalizeContext
+from wsseg.localize.points.marks import draw_marks, draw_seeds, point_radii, ridges, stroke_mask
 from wsseg.localize.points.seed_map import (
+    SeedLocalizerConfig,
     border_background,
-    draw_marks,
-    draw_seeds,
     fill_from_seeds,
     seeds_of,
-    stroke_mask,
 )
 from wsseg.localize.points.seeds import Seeds, seeds
 
@@ -190,3 +190,57 @@ def test_the_border_is_no_background_where_a_tagged_class_has_no_seed():
     assert "may be that class" in context.facts["notes"][0]
     for tags in (None, {1}):
         assert (seeds_of(image, WeakLabels(tags=tags, points=marked), config)[0] == 0).all()
+
+
+def test_ridges_lie_where_the_nearest_mark_changes():
+    labels = WeakLabels(
+        points=Points([[2.5, 3.5], [8.5, 1.5], [20.5, 3.5]], [1, 2, 1]),
+        scribbles=Scribbles([np.array([[2.5, 9.5], [7.5, 9.5]]), np.array([[0.5, 6.5]])], [1, 0]),
+    )
+    found = ridges(labels, (12, 12))
+    y, x = np.mgrid[:12, :12] + 0.5
+    ends = [((2.5, 3.5), (2.5, 3.5)), ((8.5, 1.5), (8.5, 1.5)), ((2.5, 9.5), (7.5, 9.5))]
+    far = []
+    for (x0, y0), (x1, _) in ends:
+        near = np.clip(x, x0, x1)
+        far.append((x - near) ** 2 + (y - y0) ** 2)
+    order = np.sort(far, axis=0)
+    nearest = np.argmin(far, axis=0)
+    expected = np.zeros((12, 12), bool)
+    expected[:, :-1] |= nearest[:, :-1] != nearest[:, 1:]
+    expected[:-1] |= nearest[:-1] != nearest[1:]
+    # Between two marks at the same distance either may count as the nearest.
+    is_tied = ndimage.binary_dilation(order[0] == order[1], np.ones((3, 3)))
+    assert np.array_equal(found[~is_tied], expected[~is_tied])
+    assert (found | ~expected | is_tied).all()
+    assert found.any()
+
+
+def test_ridges_are_background_but_never_over_a_seed_and_only_when_asked_for():
+    image = np.full((9, 20, 3), 90, np.uint8)
+    labels = WeakLabels(points=Points([[4.5, 4.5], [8.5, 4.5], [15.5, 4.5]], [1, 1, 1]))
+    config = SeedLocalizerConfig(name="seeds", background="none", point_radius_px=2.0)
+    assert not (seeds_of(image, labels, config) == 0).any()
+    seeds = seeds_of(image, labels, config.model_copy(update={"ridges": True}))
+    assert (seeds[:, 11:12] == 0).all()
+    plain = seeds_of(image, labels, config)
+    assert (seeds[plain == 1] == 1).all()
+    one = WeakLabels(points=Points([[4.5, 4.5]], [1]))
+    assert not ridges(one, (9, 20)).any()
+
+
+def test_discs_shrink_where_the_next_point_is_close():
+    image = np.full((40, 60, 3), 90, np.uint8)
+    labels = points(([10.5, 20.5], 1), ([18.5, 20.5], 1), ([58.5, 20.5], 1))
+    config = SeedLocalizerConfig(name="seeds", background="none", point_spacing_frac=0.125)
+    drawn = seeds_of(image, labels, config) == 1
+    rows, columns = np.mgrid[:40, :60] + 0.5
+    expected = np.zeros((40, 60), bool)
+    for x, radius in ((10.5, 1.0), (18.5, 1.0), (58.5, 3.0)):
+        expected |= (columns - x) ** 2 + (rows - 20.5) ** 2 <= radius**2
+    assert np.array_equal(drawn, expected)
+
+
+def test_two_points_on_one_place_do_not_shrink_each_other():
+    radii = point_radii(np.array([[5.0, 5.0], [5.0, 5.0]]), 3.0, 0.125)
+    assert radii.tolist() == [3.0, 3.0]

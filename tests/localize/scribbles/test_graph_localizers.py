@@ -8,7 +8,7 @@ from scipy.sparse import csr_array
 
 from wsseg.data.labels import Boxes, Points, Scribbles, WeakLabels
 from wsseg.localize.direct import LocalizeContext
-from wsseg.localize.points.seed_map import draw_seeds
+from wsseg.localize.points.marks import draw_seeds
 from wsseg.localize.scribbles.affinity_graph import affinities, node_features
 from wsseg.localize.scribbles.graph import Nodes, neighbours, nodes_of
 from wsseg.localize.scribbles.graphnet import (
@@ -125,7 +125,8 @@ def test_no_seed_is_ever_overruled(method):
         )
         config = METHODS[method](**({"epochs": 5} if method is graphnet else {}))
         found = hard(method(image, labels, config=config, context=LocalizeContext(seed=seed)))
-        seeds = draw_seeds(labels, (32, 41))
+        spacing = config.point_spacing_frac
+        seeds = draw_seeds(labels, (32, 41), point_spacing_frac=spacing)
         assert np.array_equal(found[seeds != 255], seeds[seeds != 255])
 
 

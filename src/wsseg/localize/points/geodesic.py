@@ -24,12 +24,8 @@ from wsseg.data.labels import BACKGROUND, IGNORE, WeakLabels
 from wsseg.data.scores import Scores
 from wsseg.localize.direct import LocalizeContext, scores_of_mask
 from wsseg.localize.points.left_open import left_open
-from wsseg.localize.points.seed_map import (
-    SeedLocalizerConfig,
-    SeedMap,
-    fill_from_seeds,
-    seeds_of,
-)
+from wsseg.localize.points.marks import SeedMap
+from wsseg.localize.points.seed_map import SeedLocalizerConfig, fill_from_seeds, seeds_of
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

@@ -13,7 +13,8 @@ from wsseg.data.labels import BACKGROUND, WeakLabels
 from wsseg.data.scores import Scores
 from wsseg.localize.boxes.windows import boxed_classes
 from wsseg.localize.direct import LocalizeContext
-from wsseg.localize.points.seed_map import SeedLocalizerConfig, draw_marks, unseeded_classes
+from wsseg.localize.points.marks import draw_marks
+from wsseg.localize.points.seed_map import SeedLocalizerConfig, unseeded_classes
 
 
 def left_open(
@@ -47,6 +48,7 @@ def left_open(
         labels,
         scores.size,
         point_radius_px=config.point_radius_px,
+        point_spacing_frac=config.point_spacing_frac,
         scribble_width_px=config.scribble_width_px,
     )
     missing = unseeded_classes(labels, seeds)

@@ -23,13 +23,8 @@ from wsseg.kernels.seeded_walk import seeded_walk
 from wsseg.localize.boxes.grabcut_segment import resized_image, shrink_factor
 from wsseg.localize.direct import LocalizeContext, scaled_labels, scores_of_mask
 from wsseg.localize.points.left_open import left_open
-from wsseg.localize.points.seed_map import (
-    SeedLocalizerConfig,
-    SeedMap,
-    draw_seeds,
-    fill_from_seeds,
-    seeds_of,
-)
+from wsseg.localize.points.marks import SeedMap, draw_seeds, ridges
+from wsseg.localize.points.seed_map import SeedLocalizerConfig, fill_from_seeds, seeds_of
 
 
 class RandomWalkerSeeds(SeedLocalizerConfig):
@@ -117,10 +112,12 @@ def coarse_seeds(
     import cv2
 
     factor = max(size[0] / seeds.shape[0], size[1] / seeds.shape[1])
+    labels = scaled_labels(labels, (seeds.shape[0], seeds.shape[1]), size)
     drawn = draw_seeds(
-        scaled_labels(labels, (seeds.shape[0], seeds.shape[1]), size),
+        labels,
         size,
         point_radius_px=max(0.5, config.point_radius_px * factor),
+        point_spacing_frac=config.point_spacing_frac,
         scribble_width_px=max(1.0, config.scribble_width_px * factor),
     )
     background = (seeds == BACKGROUND).astype(np.float32)
@@ -128,6 +125,11 @@ def coarse_seeds(
     most = min(0.5, float(share.max()))
     if most > 0:
         drawn[(share >= most - 1e-4) & (drawn == IGNORE)] = BACKGROUND
+    if config.ridges:
+        # Lines of one pixel never fill half a cell. Where the seeds have none, none is wanted; a
+        # line may fall into the next cell.
+        near = cv2.dilate(share, np.ones((3, 3))) > 0
+        drawn[ridges(labels, size) & near & (drawn == IGNORE)] = BACKGROUND
     return drawn
 
 

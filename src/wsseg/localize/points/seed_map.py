@@ -1,42 +1,29 @@
-"""Points and scribbles as pixels whose class is known: the seeds that all else grows from.
+"""Pixels whose class is known: the seeds that all else grows from.
 
-A scribble is drawn 3 pixels wide with round ends and joints, as the evaluation of ScribbleSup's
-labels does (D. Lin et al., "ScribbleSup: Scribble-Supervised Convolutional Networks for Semantic
-Segmentation", CVPR 2016). A point is a disc. A pixel belongs to a stroke when its centre is at most
-half the width away. Pixels that two classes claim are unknown; between the discs of two points the
-nearer one wins.
+They are the points and strokes that people drew (`wsseg.localize.points.marks`).
 
 Where nobody marked background, superpixels at the border of the image that hold no seed may stand
 in for it: objects are rarely cut off on all sides. Not so superpixels that two classes claim, and
 none where a tagged class has no seed in the image, because they may be that class.
+
+Where objects are alike, lie close together and have a mark each, as nuclei do, ``ridges`` adds the
+lines halfway between two marks: the edges of the Voronoi cells, as in H. Qu et al., "Weakly
+Supervised Deep Nuclei Segmentation Using Points Annotation in Histopathology Images", MIDL 2019
+(from memory; they train a network on them).
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
 from wsseg.cues.superpixels import SuperpixelConfig, superpixels
-from wsseg.data.labels import BACKGROUND, IGNORE, Points, Scribbles, WeakLabels
+from wsseg.data.labels import BACKGROUND, IGNORE, WeakLabels
 from wsseg.localize.direct import DirectLocalizerConfig, LocalizeContext
-
-SeedMap = npt.NDArray[np.uint8]
-"""(H, W): 0 background, class ids, 255 where nothing is known."""
-
-
-class Marks(NamedTuple):
-    """What points and scribbles say about pixels.
-
-    Attributes:
-        seeds: (H, W) uint8: 0 background, class ids, 255 where nothing is known.
-        contested: (H, W) bool, True where two classes claim a pixel; nothing is known there.
-    """
-
-    seeds: SeedMap
-    contested: npt.NDArray[np.bool_]
+from wsseg.localize.points.marks import SeedMap, draw_marks, ridges
 
 
 class SeedLocalizerConfig(DirectLocalizerConfig):
@@ -46,6 +33,13 @@ class SeedLocalizerConfig(DirectLocalizerConfig):
 
     point_radius_px: float = Field(
         3.0, gt=0, le=1000, description="Radius of the disc that stands for a point, pixels."
+    )
+    point_spacing_frac: float = Field(
+        0.125,
+        gt=0,
+        le=1,
+        description="A disc reaches at most this share of the way to the next point, so that it "
+        "stays within its object where there are many small ones.",
     )
     scribble_width_px: float = Field(
         3.0, ge=1, le=1000, description="Width of a drawn scribble, pixels."
@@ -58,165 +52,11 @@ class SeedLocalizerConfig(DirectLocalizerConfig):
     superpixels: SuperpixelConfig = Field(
         SuperpixelConfig(area_px=64), description="Superpixels, for `background`."
     )
-
-
-def draw_seeds(
-    labels: WeakLabels,
-    size: tuple[int, int],
-    *,
-    point_radius_px: float = 3.0,
-    scribble_width_px: float = 3.0,
-    context: LocalizeContext | None = None,
-) -> SeedMap:
-    """Draw points and scribbles; see `draw_marks`.
-
-    Args:
-        labels: Labels in pixels of the image.
-        size: (H, W) of the image.
-        point_radius_px: Radius of points.
-        scribble_width_px: Width of scribbles.
-        context: Learns of points outside of the image.
-
-    Returns:
-        (H, W) uint8: 0 background, class ids, 255 where nothing is known.
-
-    Example:
-        >>> labels = WeakLabels(points=Points([[1.5, 0.5]], [4]))
-        >>> draw_seeds(labels, (1, 5), point_radius_px=1).tolist()
-        [[4, 4, 4, 255, 255]]
-    """
-    return draw_marks(
-        labels,
-        size,
-        point_radius_px=point_radius_px,
-        scribble_width_px=scribble_width_px,
-        context=context,
-    ).seeds
-
-
-def draw_marks(
-    labels: WeakLabels,
-    size: tuple[int, int],
-    *,
-    point_radius_px: float = 3.0,
-    scribble_width_px: float = 3.0,
-    context: LocalizeContext | None = None,
-) -> Marks:
-    """Draw points and scribbles, and tell where they contradict each other.
-
-    Args:
-        labels: Labels in pixels of the image.
-        size: (H, W) of the image.
-        point_radius_px: Radius of points.
-        scribble_width_px: Width of scribbles.
-        context: Learns of points outside of the image.
-
-    Returns:
-        The seeds, and the pixels that two classes claim.
-
-    Example:
-        >>> labels = WeakLabels(points=Points([[0.5, 0.5], [2.5, 0.5]], [4, 7]))
-        >>> marks = draw_marks(labels, (1, 5), point_radius_px=1)
-        >>> marks.seeds.tolist(), marks.contested.astype(int).tolist()
-        ([[4, 255, 7, 7, 255]], [[0, 1, 0, 0, 0]])
-    """
-    marks = Marks(np.full(size, IGNORE, np.uint8), np.zeros(size, np.bool_))
-    if labels.points is not None:
-        _draw_points(marks, labels.points, point_radius_px, context)
-    if labels.scribbles is not None:
-        _draw_scribbles(marks, labels.scribbles, scribble_width_px / 2)
-    return marks
-
-
-def _draw_points(
-    marks: Marks, points: Points, radius: float, context: LocalizeContext | None
-) -> None:
-    seeds, contested = marks
-    height, width = seeds.shape
-    x, y = points.xy.T
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    if context is not None and not inside.all():
-        context.note(f"{int((~inside).sum())} point(s) outside of the image were left out")
-    nearest = np.full(seeds.shape, np.inf)
-    pairs = zip(points.xy[inside].astype(np.float64), points.class_ids[inside], strict=True)
-    for xy, class_id in pairs:
-        # A point is always worth the pixel that it lies in.
-        centre = np.floor(xy) + 0.5
-        window = _window(centre[None], radius, seeds.shape)
-        squared = _squared_distance(window, centre, centre)
-        part, best, tie = seeds[window], nearest[window], contested[window]
-        closer = (squared <= radius**2) & (squared < best)
-        tied = (squared <= radius**2) & (squared == best) & (part != class_id)
-        part[closer], best[closer], tie[closer] = class_id, squared[closer], False
-        part[tied], tie[tied] = IGNORE, True
-
-
-def _draw_scribbles(marks: Marks, scribbles: Scribbles, radius: float) -> None:
-    seeds = marks.seeds
-    drawn = np.full(seeds.shape, IGNORE, np.uint8)
-    contested = marks.contested.copy()
-    for line, class_id in zip(scribbles.lines, scribbles.class_ids.tolist(), strict=True):
-        stroke = stroke_mask(line, radius, (seeds.shape[0], seeds.shape[1]))
-        contested |= stroke & (drawn != IGNORE) & (drawn != class_id)
-        drawn[stroke] = class_id
-    is_drawn = drawn != IGNORE
-    contested |= is_drawn & (seeds != IGNORE) & (seeds != drawn)
-    seeds[is_drawn] = drawn[is_drawn]
-    seeds[contested] = IGNORE
-    marks.contested[:] = contested
-
-
-def stroke_mask(
-    line: npt.NDArray[np.floating], radius: float, size: tuple[int, int]
-) -> npt.NDArray[np.bool_]:
-    """Find the pixels whose centres are close to a polyline.
-
-    Args:
-        line: (m, 2) points (x, y) in pixels; one point is a dot.
-        radius: Largest distance, pixels.
-        size: (H, W) of the image.
-
-    Returns:
-        (H, W) bool.
-
-    Example:
-        >>> stroke_mask(np.array([[0.5, 0.5], [2.5, 0.5]]), 0.5, (2, 4)).astype(int).tolist()
-        [[1, 1, 1, 0], [0, 0, 0, 0]]
-    """
-    mask = np.zeros(size, np.bool_)
-    points = np.asarray(line, np.float64).reshape(-1, 2)
-    starts, ends = (points[:-1], points[1:]) if len(points) > 1 else (points, points)
-    for start, end in zip(starts, ends, strict=True):
-        window = _window(np.stack([start, end]), radius, size)
-        mask[window] |= _squared_distance(window, start, end) <= radius**2
-    return mask
-
-
-def _window(
-    points: npt.NDArray[np.float64], radius: float, size: tuple[int, ...]
-) -> tuple[slice, slice]:
-    """Find the rows and columns that points with a radius can reach."""
-    low = np.floor(points.min(axis=0) - radius - 1)
-    high = np.ceil(points.max(axis=0) + radius + 1)
-    left, top = (int(v) for v in np.clip(low, 0, size[::-1]))
-    right, bottom = (int(v) for v in np.clip(high, 0, size[::-1]))
-    return slice(top, bottom), slice(left, right)
-
-
-def _squared_distance(
-    window: tuple[slice, slice], start: npt.NDArray[np.float64], end: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Measure from the pixel centres of a window to the segment between two points."""
-    y, x = np.mgrid[window] + 0.5
-    along = end - start
-    length = float(along @ along)
-    share = np.zeros_like(x)
-    if length > 0:
-        share = np.clip(((x - start[0]) * along[0] + (y - start[1]) * along[1]) / length, 0, 1)
-    result: npt.NDArray[np.float64] = (x - start[0] - share * along[0]) ** 2 + (
-        y - start[1] - share * along[1]
-    ) ** 2
-    return result
+    ridges: bool = Field(
+        False,
+        description="Background also on the lines halfway between two points or strokes of "
+        "objects; for many objects of one size that all have a mark of their own.",
+    )
 
 
 def seeds_of(
@@ -245,15 +85,22 @@ def seeds_of(
         labels,
         (image.shape[0], image.shape[1]),
         point_radius_px=config.point_radius_px,
+        point_spacing_frac=config.point_spacing_frac,
         scribble_width_px=config.scribble_width_px,
         context=context,
     )
     is_marked = bool((seeds == BACKGROUND).any())
-    if config.background != "border" or is_marked or not (seeds != IGNORE).any():
+    takes_border = config.background == "border" and not is_marked
+    if not (takes_border or config.ridges) or not (seeds != IGNORE).any():
         return seeds
     if unseeded_classes(labels, seeds) and not stand_in:
         if context is not None:
             context.note("a tagged class has no seed, so the border may be that class")
+        return seeds
+    if config.ridges:
+        between = ridges(labels, seeds.shape) & (seeds == IGNORE) & ~contested
+        seeds[between] = BACKGROUND
+    if not takes_border:
         return seeds
     border = border_background(image, seeds, config.superpixels, contested)
     seeds[border] = BACKGROUND

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from pydantic import Field
 
 from wsseg.cues.superpixels import SuperpixelConfig, superpixels
-from wsseg.localize.points.seed_map import SeedLocalizerConfig, SeedMap
+from wsseg.localize.points.marks import SeedMap
+from wsseg.localize.points.seed_map import SeedLocalizerConfig
 from wsseg.localize.scribbles.graph import Ints, Nodes, neighbours, nodes_of, unique_pairs
 
 if TYPE_CHECKING:

@@ -30,8 +30,9 @@ from wsseg.localize.boxes.grabcut_segment import (
 )
 from wsseg.localize.direct import LocalizeContext, scores_of_mask
 from wsseg.localize.points.left_open import left_open
+from wsseg.localize.points.marks import SeedMap
 from wsseg.localize.points.random_walker_seeds import coarse_seeds
-from wsseg.localize.points.seed_map import SeedLocalizerConfig, SeedMap, fill_from_seeds, seeds_of
+from wsseg.localize.points.seed_map import SeedLocalizerConfig, fill_from_seeds, seeds_of
 
 
 class GrabcutScribbles(SeedLocalizerConfig):

@@ -15,13 +15,8 @@ import numpy.typing as npt
 from wsseg.data.labels import BACKGROUND, IGNORE, WeakLabels
 from wsseg.localize.boxes.windows import front_last
 from wsseg.localize.direct import LocalizeContext
-from wsseg.localize.points.seed_map import (
-    SeedLocalizerConfig,
-    SeedMap,
-    border_background,
-    draw_marks,
-    seeds_of,
-)
+from wsseg.localize.points.marks import SeedMap, draw_marks
+from wsseg.localize.points.seed_map import SeedLocalizerConfig, border_background, seeds_of
 
 Ints = npt.NDArray[np.int64]
 
@@ -143,6 +138,7 @@ def seeds_with_boxes(
         labels,
         size,
         point_radius_px=config.point_radius_px,
+        point_spacing_frac=config.point_spacing_frac,
         scribble_width_px=config.scribble_width_px,
         context=context,
     )

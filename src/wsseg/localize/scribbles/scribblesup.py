@@ -35,7 +35,8 @@ from wsseg.data.scores import Scores
 from wsseg.kernels.graph_cut import alpha_expansion
 from wsseg.localize.direct import LocalizeContext, scores_of_mask
 from wsseg.localize.points.left_open import left_open
-from wsseg.localize.points.seed_map import SeedLocalizerConfig, SeedMap, fill_from_seeds, seeds_of
+from wsseg.localize.points.marks import SeedMap
+from wsseg.localize.points.seed_map import SeedLocalizerConfig, fill_from_seeds, seeds_of
 from wsseg.localize.scribbles.graph import Ints, Nodes, neighbours, nodes_of
 
 Floats = npt.NDArray[np.float64]
