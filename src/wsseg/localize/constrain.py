@@ -18,7 +18,7 @@ import numpy.typing as npt
 from wsseg.data.labels import BACKGROUND, IGNORE, WeakLabels
 from wsseg.data.scores import Scores
 from wsseg.localize.boxes.windows import front_last, outside_of_boxes
-from wsseg.localize.points.seed_map import draw_seeds
+from wsseg.localize.points.marks import draw_seeds
 
 
 def constrained(

@@ -72,7 +72,7 @@ class Said:
         found = Given.nothing(first.shape)
         labels = sample.labels
         if labels.points is not None or labels.scribbles is not None:
-            from wsseg.localize.points.seed_map import draw_seeds
+            from wsseg.localize.points.marks import draw_seeds
 
             seeds = draw_seeds(
                 labels,
