@@ -19,6 +19,7 @@ from wsseg.data.problems import Problems
 from wsseg.errors import MAX_PROBLEMS_SHOWN, DataError
 from wsseg.rundir import RunDir, StageDir, fingerprint
 from wsseg.segment.predict import Predictor
+from wsseg.segment.views import all_boxes
 
 
 @dataclass(frozen=True)
@@ -164,9 +165,9 @@ def _boxes(
     predictor.require_boxes()
     dataset, _ = open_data(labels, format=format_name)
     known = {
-        sample.image_path.resolve(): sample.labels.boxes
+        sample.image_path.resolve(): boxes
         for sample in dataset.samples
-        if sample.labels.boxes is not None
+        if (boxes := all_boxes(sample.labels)) is not None
     }
     found = {}
     for sample in samples:
@@ -175,8 +176,9 @@ def _boxes(
             found[sample.id] = _renumbered(boxes, dataset.classes, predictor.classes)
     if not found:
         raise DataError(
-            f"--labels is {labels}, where {len(known)} images have boxes, but none of them is "
-            "among the images to predict. Give the data set that these image files belong to."
+            f"--labels is {labels}, where {len(known)} images have boxes of all classes that they "
+            "are tagged with, but none of them is among the images to predict. Give the data set "
+            "that these image files belong to."
         )
     return found
 

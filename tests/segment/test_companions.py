@@ -69,6 +69,23 @@ def test_boxes_are_those_of_the_image_cut_at_its_edge_and_filled_up(dataset):
     assert set(items[0]) == {"image", "mask", "boxes", "has_boxes"}
 
 
+def test_boxes_that_a_tagged_class_lacks_are_not_those_of_all_objects(dataset):
+    """Else its objects would be background, which nobody said."""
+    labels = [dataclasses.replace(s.labels, tags=frozenset({1, 2})) for s in dataset.samples]
+    samples = tuple(
+        dataclasses.replace(s, labels=one) for s, one in zip(dataset.samples, labels, strict=True)
+    )
+    tagged = dataclasses.replace(dataset, samples=samples)
+    config = BbUnet(augment=IDENTITY)
+    data = _data(tagged, config, Companions(samples, config))
+    items = [data.item(index, np.random.default_rng(0)) for index in range(3)]
+    assert [bool(item["has_boxes"]) for item in items] == [False, True, False]
+    check_companions(tagged, config)
+    incomplete = dataclasses.replace(tagged, samples=(samples[0], samples[2]))
+    with pytest.raises(DataError, match="boxes"):
+        check_companions(incomplete, config)
+
+
 def test_boxes_follow_the_view_and_the_working_size(dataset):
     augment = AugmentConfig(crop_px=24, scale=(0.8, 1.6), vflip=0.5, rot90=0.5)
     config = BbUnet(augment=augment)

@@ -14,6 +14,7 @@ from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.image_io import read_image, write_mask
 from wsseg.rundir import StageDir, fingerprint
 from wsseg.segment.config import SegmenterConfig
+from wsseg.segment.views import all_boxes
 
 
 def network_takes_boxes(config: SegmenterConfig | None) -> bool:
@@ -54,7 +55,7 @@ def predict_with_boxes(
     from wsseg.segment.stage import MODEL_FOLDER
 
     wanted = [sample for sample in dataset.samples if sample.split in splits]
-    boxed = [s for s in wanted or dataset.samples if s.labels.boxes is not None]
+    boxed = [s for s in wanted or dataset.samples if all_boxes(s.labels) is not None]
     if not network_takes_boxes(config) or not boxed:
         return
     stage = boxed_stage(segment)
@@ -65,7 +66,7 @@ def predict_with_boxes(
 
     def work(sample: Sample) -> None:
         found = predictor.predict(
-            read_image(sample.image_path), sample.labels.tags, sample.labels.boxes
+            read_image(sample.image_path), sample.labels.tags, all_boxes(sample.labels)
         )
         write_mask(stage.path / f"{sample.id}.png", found.mask)
 

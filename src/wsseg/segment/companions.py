@@ -27,7 +27,7 @@ from wsseg.segment.boxed import network_takes_boxes
 from wsseg.segment.config import SegmenterConfig
 from wsseg.segment.loss_config import FillingRateLoss, PointLoss
 from wsseg.segment.said import Said
-from wsseg.segment.views import boxes_of_view, guide_of_view, said_of_view
+from wsseg.segment.views import all_boxes, boxes_of_view, guide_of_view, said_of_view
 
 if TYPE_CHECKING:
     from wsseg.nets.cam_head import ClassMapNet
@@ -65,7 +65,7 @@ def check_companions(dataset: Dataset, config: SegmenterConfig) -> None:
     if cue is not None:
         check_cue(cue, dataset)
     check_boxed_targets(dataset, config)
-    if not uses_boxes(config) or any(s.labels.boxes for s in dataset.split("train")):
+    if not uses_boxes(config) or any(all_boxes(s.labels) for s in dataset.split("train")):
         return
     who = (
         f"segment.loss.name is {config.loss.name}"
@@ -73,8 +73,8 @@ def check_companions(dataset: Dataset, config: SegmenterConfig) -> None:
         else f"segment.name is {config.name}"  # type: ignore[attr-defined]
     )
     raise DataError(
-        f"{who}, which looks at boxes, but no image of the train split has a box. Add boxes (see "
-        "docs/formats.md), or choose another recipe."
+        f"{who}, which looks at boxes, but no image of the train split has a box of every class "
+        "that it is tagged with. Add boxes (see docs/formats.md), or choose another recipe."
     )
 
 
@@ -100,7 +100,7 @@ def check_boxed_targets(dataset: Dataset, config: SegmenterConfig) -> None:
     if not idle:
         return
     train = dataset.split("train")
-    num_boxed = sum(sample.labels.boxes is not None for sample in train)
+    num_boxed = sum(all_boxes(sample.labels) is not None for sample in train)
     reason = (
         f"{' and '.join(idle)} changes pseudo masks, but segment.loss.name is filling_rate, which "
         f"makes the targets of images with boxes anew from the boxes ({num_boxed} of {len(train)} "
@@ -186,7 +186,7 @@ class Companions:
         sample = self._samples[image_path]
         if self._with_boxes:
             found["boxes"] = boxes_of_view(sample, view.geometry, self._num_boxes)
-            found["has_boxes"] = np.array(sample.labels.boxes is not None)
+            found["has_boxes"] = np.array(all_boxes(sample.labels) is not None)
         if self._config.loss.needs_boxes and self._said is not None:
             found["said"] = said_of_view(self._said.of(sample), view.geometry)
         if self._cue is not None:

@@ -43,7 +43,7 @@ from wsseg.segment.inference import predict_probabilities, resize_maps
 from wsseg.segment.losses.consistency import resized_images, scale_consistency
 from wsseg.segment.rounds_cleanup import crf_marginals
 from wsseg.segment.said import Said
-from wsseg.segment.views import box_rows
+from wsseg.segment.views import all_boxes, box_rows
 from wsseg.training.config import TrainingConfig
 from wsseg.training.optim import parameter_groups
 
@@ -170,7 +170,7 @@ class Corrections:
         path = self.folder.path / f"{sample.id}.png"
         mask, first = read_mask(path), read_mask(self.first.path / f"{sample.id}.png")
         size = image_size(sample.image_path)
-        boxes = sample.labels.boxes if forward.takes_boxes else None
+        boxes = all_boxes(sample.labels) if forward.takes_boxes else None
         scale = (image.shape[0] / size[0], image.shape[1] / size[1])
         rows = None if boxes is None else box_rows(boxes, scale)
         values = predict_probabilities(forward, image, inference, boxes=rows)

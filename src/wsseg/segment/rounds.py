@@ -41,7 +41,7 @@ from wsseg.segment.inference import predict_probabilities
 from wsseg.segment.rounds_cleanup import clean
 from wsseg.segment.rounds_config import ProposalsCleanup
 from wsseg.segment.said import Said
-from wsseg.segment.views import box_rows
+from wsseg.segment.views import all_boxes, box_rows
 
 if TYPE_CHECKING:
     from torch import nn
@@ -229,7 +229,7 @@ def _relabel_image(
     given = said.pixels(sample, first_mask)
     rounds = config.rounds
     plain = config.inference.model_copy(update={"crf": None, "restrict_to_tags": False})
-    boxes = facts.labels.boxes if forward.takes_boxes else None
+    boxes = all_boxes(facts.labels) if forward.takes_boxes else None
     rows = None if boxes is None else box_rows(boxes)
     draft = Draft.of(predict_probabilities(forward, image, plain, boxes=rows))
     if rounds.uncertainty is not None:

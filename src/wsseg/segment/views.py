@@ -9,7 +9,7 @@ from wsseg.data.colour import normalise
 from wsseg.data.dataset import Sample
 from wsseg.data.geometry import Geometry
 from wsseg.data.image_io import image_size
-from wsseg.data.labels import IGNORE, Boxes
+from wsseg.data.labels import IGNORE, Boxes, WeakLabels
 from wsseg.pseudo.corrections import Given
 
 UNSAID = -1
@@ -41,6 +41,29 @@ def nearest_view(geometry: Geometry, values: NDArray[np.uint8]) -> NDArray[np.ui
         values, matrix, (width, height), flags=cv2.INTER_NEAREST, borderValue=(IGNORE,)
     )
     return np.asarray(shown, np.uint8)
+
+
+def all_boxes(labels: WeakLabels) -> Boxes | None:
+    """Return the boxes of an image where they may be those of all its objects.
+
+    Args:
+        labels: The labels of the image.
+
+    Returns:
+        Its boxes; None where nobody drew any, or a tagged class has none, so that its objects are
+        outside of the boxes.
+
+    Example:
+        >>> boxes = Boxes([[0, 0, 4, 4]], [1])
+        >>> len(all_boxes(WeakLabels(tags={1}, boxes=boxes)))
+        1
+        >>> all_boxes(WeakLabels(tags={1, 2}, boxes=boxes)) is None
+        True
+    """
+    boxes = labels.boxes
+    if boxes is None or (labels.tags or frozenset()) - frozenset(boxes.class_ids.tolist()):
+        return None
+    return boxes
 
 
 def box_rows(boxes: Boxes, scale: tuple[float, float] = (1.0, 1.0)) -> NDArray[np.float32]:
