@@ -132,7 +132,7 @@ def pool_batch(features: Tensor, boxes: Tensor, valid: Tensor, grid: int) -> Poo
         queries = background_queries(feature, shares((codes == 0) & is_image, cells), grid)
         attention = attention_to(feature, queries)
         asked.append(queries)
-        for code in codes.unique().tolist():
+        for code in codes[is_image].unique().tolist():
             if code >= NUM_CODES:
                 share = shares((codes == code) & is_image, cells)
                 pooled.append(pooled_box(feature, attention, share))

@@ -124,6 +124,9 @@ def test_a_batch_gives_every_box_and_leaves_padding_and_unknown_ground_out():
     expected = (features[0] * outside).sum(dim=(1, 2)) / outside.sum()
     torch.testing.assert_close(pooled.queries[0], expected)
     torch.testing.assert_close(pooled.boxes[2], features[1, :, 2:, 2:].mean(dim=(1, 2)))
+    boxes[0, 0, 12:] = 768 + 2
+    of_padding = pool_batch(features, boxes, valid, grid=1)
+    torch.testing.assert_close(of_padding.boxes, pooled.boxes)
 
 
 def test_the_loss_is_the_mean_of_two_cross_entropies():
