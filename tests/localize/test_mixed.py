@@ -114,6 +114,16 @@ def test_marks_of_a_class_that_the_tags_exclude_do_not_count():
     assert (hard(constrained(scores, labels)) == 0).all()
 
 
+def test_what_two_marks_claim_is_unknown_whatever_leads():
+    scores = scores_of_mask(np.ones((1, 5), np.uint8))
+    crossed = Scribbles(([[1.5, 0.5], [1.5, 0.5]], [[1.5, 0.5], [3.5, 0.5]]), [1, 2])
+    found = constrained(scores, WeakLabels(tags={1, 2}, scribbles=crossed), scribble_width_px=1)
+    assert hard(found).tolist() == [[1, 255, 2, 2, 1]]
+    # A class that the tags rule out contradicts nothing.
+    found = constrained(scores, WeakLabels(tags={1}, scribbles=crossed), scribble_width_px=1)
+    assert hard(found).tolist() == [[1, 1, 1, 1, 1]]
+
+
 def test_only_classes_with_boxes_are_bounded():
     mask = np.array([[1, 1, 2, 2]], np.uint8)
     labels = WeakLabels(tags={1, 2}, boxes=Boxes([[0, 0, 1, 1]], [1]))
@@ -428,7 +438,7 @@ def test_tags_that_cannot_train_are_refused_before_the_run(dataset):
             for s in dataset
         ),
     )
-    with pytest.raises(DataError, match="(?s)Every train image carries dent.*localize.tags=null"):
+    with pytest.raises(DataError, match=r"(?s)Every train image carries dent.*localize.tags=null"):
         config.check(always, allow_masks=False)
 
 

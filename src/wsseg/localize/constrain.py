@@ -3,7 +3,7 @@
 * Tags rule out classes that are not among them.
 * Boxes bound their class: outside of all boxes of a class it scores 0. Where every class of the
   image has boxes, the outside of all of them is background.
-* Points and scribbles pin their pixels to their class.
+* Points and scribbles pin their pixels to their class; what two classes claim is unknown.
 
 A pixel that loses all evidence by that is unknown.
 """
@@ -18,7 +18,8 @@ import numpy.typing as npt
 from wsseg.data.labels import BACKGROUND, IGNORE, WeakLabels
 from wsseg.data.scores import Scores
 from wsseg.localize.boxes.windows import front_last, outside_of_boxes
-from wsseg.localize.points.marks import draw_seeds
+from wsseg.localize.kinds import allowed
+from wsseg.localize.points.marks import draw_marks
 
 
 def constrained(
@@ -47,11 +48,12 @@ def constrained(
         >>> bound.class_ids.tolist(), bound.values[:, 0].tolist()
         ([0, 1], [[1.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 0.0]])
     """
-    pins = draw_seeds(
-        labels, scores.size, point_radius_px=point_radius_px, scribble_width_px=scribble_width_px
+    pins, contested = draw_marks(
+        allowed(labels),
+        scores.size,
+        point_radius_px=point_radius_px,
+        scribble_width_px=scribble_width_px,
     )
-    if labels.tags is not None:
-        pins[~np.isin(pins, [BACKGROUND, *labels.tags])] = IGNORE
     full = _with_rows(replace(scores, values=scores.resized()), labels, pins)
     values = full.values
     covered = _bound(values, full.class_ids, labels)
@@ -59,6 +61,7 @@ def constrained(
         values[0, ~covered], values[1:, ~covered] = 1.0, 0.0
     marked = pins != IGNORE
     values[:, marked] = full.class_ids[:, None] == pins[marked]
+    values[:, contested] = 0.0
     return full
 
 

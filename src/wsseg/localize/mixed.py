@@ -11,7 +11,7 @@ localizer of its own. Then all labels of the image bind the result:
 * tags rule out classes that are not among them;
 * boxes bound their class: outside of all boxes of a class it scores 0, and where every class of the
   image is ruled out that way, the pixel is background;
-* points and scribbles pin their pixels to their class.
+* points and scribbles pin their pixels to their class; what two classes claim is unknown.
 
 A pixel that loses all evidence by that is unknown. The manifest names the kind that led, so that
 ``segment.trust`` can let images count by it.
