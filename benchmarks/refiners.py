@@ -65,27 +65,29 @@ SMALL = (
     "localize.augment.crop_px=96",
     "localize.inference.scales=[1.0, 1.5]",
 )
-# Objects are half as large as the image, where photographs of the papers show smaller ones: the CRF
-# reaches as far as the object, 60 px. Where it ends at a sixth of the image, as published, the
-# confident areas end inside the object. Grids have few cells: short walks, and links that reach the
-# border. Classifiers from scratch have features for their parts only, so IRN trains them on.
+# The dense CRF reaches a fifth of the image, a little more than as published. Objects are half as
+# large as the image, where photographs of the papers show smaller ones: where the CRF of the
+# confident areas does not reach as far as the object, 60 px, these end inside it. Grids have few
+# cells: short walks, and links that reach the border. Classifiers from scratch have features for
+# their parts only, so IRN trains them on.
 SMALL_STEPS = (
     "dense_crf.gauss_sxy_px=1",
-    "dense_crf.bilateral_sxy_px=60",
-    "dense_crf.bilateral_srgb=10",
+    "dense_crf.bilateral_sxy_px=20",
     "superpixel_pooling.area_px=60",
     "superpixel_voting.area_px=60",
     "affinity_net.stride_px=4",
     "affinity_net.links=all",
+    "affinity_net.alpha_low=16",
+    "affinity_net.alpha_high=58",
     "affinity_net.log2_steps=5",
     "affinity_net.beta=8",
     "affinity_net.crf={gauss_sxy_px: 1, bilateral_sxy_px: 60, bilateral_srgb: 10}",
     "affinity_net.augment={scale: null, crop_px: 96}",
     "affinity_net.training={epochs: 20, batch_size: 8, lr: 2.0e-3, head_lr_factor: 3, keep: last}",
-    "irn.min_foreground=0.5",
+    "irn.min_foreground=0.12",
     "irn.max_background=0.05",
-    "irn.steps=16",
-    "irn.crf={gauss_sxy_px: 1, bilateral_sxy_px: 60, bilateral_srgb: 7}",
+    "irn.steps=48",
+    "irn.crf={gauss_sxy_px: 1, bilateral_sxy_px: 60, bilateral_srgb: 10}",
     "irn.augment={scale: [0.75, 1.25], crop_px: 96}",
     "irn.pair_radius=4",
     "irn.train_backbone=true",
