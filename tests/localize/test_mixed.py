@@ -124,6 +124,17 @@ def test_what_two_marks_claim_is_unknown_whatever_leads():
     assert hard(found).tolist() == [[1, 1, 1, 1, 1]]
 
 
+def test_points_pin_no_more_than_their_localizer_draws():
+    """Points 4 pixels apart draw one pixel each, where discs of 3 pixels would meet."""
+    close = WeakLabels(tags={1, 2}, points=Points([[3.5, 5.5], [7.5, 5.5]], [1, 2]))
+    points = {"name": "seeds", "background": "none", "point_spacing_frac": 0.125}
+    config = FILLED.model_validate({**FILLED.model_dump(), "points": points})
+    found = hard(mixed(image(), close, config=config))
+    assert found[5, 3] == 1
+    assert found[5, 7] == 2
+    assert (found != 255).sum() == 2
+
+
 def test_only_classes_with_boxes_are_bounded():
     mask = np.array([[1, 1, 2, 2]], np.uint8)
     labels = WeakLabels(tags={1, 2}, boxes=Boxes([[0, 0, 1, 1]], [1]))

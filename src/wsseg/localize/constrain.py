@@ -10,6 +10,7 @@ A pixel that loses all evidence by that is unknown.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +28,7 @@ def constrained(
     labels: WeakLabels,
     *,
     point_radius_px: float = 3.0,
+    point_spacing_frac: float = math.inf,
     scribble_width_px: float = 3.0,
 ) -> Scores:
     """Bind scores to all that the labels of the image say.
@@ -35,6 +37,7 @@ def constrained(
         scores: Scores with a background row.
         labels: The labels of the image, in its pixels.
         point_radius_px: Radius of the disc that a point pins.
+        point_spacing_frac: Its largest share of the way to the next point.
         scribble_width_px: Width of the stroke that a scribble pins.
 
     Returns:
@@ -52,6 +55,7 @@ def constrained(
         allowed(labels),
         scores.size,
         point_radius_px=point_radius_px,
+        point_spacing_frac=point_spacing_frac,
         scribble_width_px=scribble_width_px,
     )
     full = _with_rows(replace(scores, values=scores.resized()), labels, pins)

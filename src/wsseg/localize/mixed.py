@@ -19,6 +19,7 @@ A pixel that loses all evidence by that is unknown. The manifest names the kind 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -269,7 +270,11 @@ def mixed(
         context.facts[LED_BY] = leading_kind(shown) if has_kind(shown, SHAPES) else kind
         scores = _from_shapes(image, shown, config, context)
     return constrained(
-        scores, labels, point_radius_px=point_radius_px, scribble_width_px=scribble_width_px
+        scores,
+        labels,
+        point_radius_px=point_radius_px,
+        point_spacing_frac=getattr(config.points, "point_spacing_frac", math.inf),
+        scribble_width_px=scribble_width_px,
     )
 
 
