@@ -10,7 +10,7 @@ from wsseg.data.labels import Boxes, Points, Scribbles, WeakLabels
 from wsseg.localize.direct import LocalizeContext
 from wsseg.localize.points.marks import draw_seeds
 from wsseg.localize.scribbles.affinity_graph import affinities, node_features
-from wsseg.localize.scribbles.graph import Nodes, neighbours, nodes_of
+from wsseg.localize.scribbles.graph import Nodes, neighbours, nodes_of, seeds_with_boxes
 from wsseg.localize.scribbles.graphnet import (
     Graphnet,
     deep_features,
@@ -110,6 +110,17 @@ def test_a_box_off_the_image_changes_nothing(method, discs):
     points = Points([[25, 30], [65, 30]], [1, 2])
     off = WeakLabels(points=points, boxes=Boxes([[200, 5, 220, 9]], [1]))
     assert np.array_equal(hard(method(image, off)), hard(method(image, WeakLabels(points=points))))
+
+
+def test_ridges_count_beside_boxes_too():
+    image = np.zeros((20, 40, 3), np.uint8)
+    points = Points([[4.5, 10.5], [12.5, 10.5]], [1, 1])
+    labels = WeakLabels(points=points, boxes=Boxes([[0, 0, 40, 20]], [1]))
+    seeds = seeds_with_boxes(image, labels, LabelPropagation(ridges=True), 0.2)
+    plain = seeds_with_boxes(image, labels, LabelPropagation(), 0.2)
+    assert (seeds[:, 8] == 0).all()
+    assert (plain != 0).all()
+    assert np.array_equal(seeds[plain != 255], plain[plain != 255])
 
 
 @pytest.mark.parametrize("method", METHODS)

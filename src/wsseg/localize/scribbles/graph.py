@@ -15,7 +15,7 @@ import numpy.typing as npt
 from wsseg.data.labels import BACKGROUND, IGNORE, WeakLabels
 from wsseg.localize.boxes.windows import front_last
 from wsseg.localize.direct import LocalizeContext
-from wsseg.localize.points.marks import SeedMap, draw_marks
+from wsseg.localize.points.marks import SeedMap, draw_marks, ridges
 from wsseg.localize.points.seed_map import SeedLocalizerConfig, border_background, seeds_of
 
 Ints = npt.NDArray[np.int64]
@@ -152,6 +152,8 @@ def seeds_with_boxes(
         seeds[window.inner(inner_frac).slices] = window.class_id
     seeds = np.where(drawn == IGNORE, seeds, drawn)
     seeds[contested] = IGNORE
+    if config.ridges:
+        seeds[ridges(labels, size) & (seeds == IGNORE) & ~contested] = BACKGROUND
     if has_loose and BACKGROUND not in marked and config.background == "border":
         border = border_background(image, seeds, config.superpixels, contested) & outside
         seeds[border] = BACKGROUND
