@@ -30,7 +30,7 @@ from wsseg.rundir import KNOWS_BACKGROUND, StageDir
 if TYPE_CHECKING:
     from wsseg.nets.cam_head import ClassMapNet
 
-DIRECT_VERSION = 2
+DIRECT_VERSION = 3
 """Raised where the same labels give other scores than before."""
 
 _MAX_NAMES_SHOWN = 5

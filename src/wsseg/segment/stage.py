@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from wsseg.nets.cam_head import ClassMapNet
     from wsseg.segment.correction_task import Corrections
 
-VERSION = 1
+VERSION = 2
 MODEL_FOLDER = "model"
 
 
