@@ -9,7 +9,7 @@ import pytest
 from wsseg.cues.superpixels import SuperpixelConfig, superpixels
 from wsseg.data.labels import Points, Scribbles, WeakLabels
 from wsseg.errors import DataError
-from wsseg.localize.points.marks import draw_seeds
+from wsseg.localize.points.marks import draw_marks
 from wsseg.localize.scribbles.graph import neighbours, nodes_of
 from wsseg.localize.scribbles.scribblesup import CutConfig, edge_weights, histograms
 from wsseg.segment.config import Smp
@@ -69,7 +69,7 @@ def test_classes_that_nobody_marked_are_not_chosen_but_background_is():
     found = clean(Draft.of(values), facts, [config]).mask
     assert set(np.unique(found).tolist()) <= {0, 2}
     assert (found == 0).any()
-    seeds = draw_seeds(labels, (20, 30))
+    seeds = draw_marks(labels, (20, 30)).seeds
     assert (found[seeds == 2] == 2).all()
 
 

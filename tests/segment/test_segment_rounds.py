@@ -308,6 +308,8 @@ def test_clean_ups_of_boxes_need_boxes(dataset):
 def test_rounds_on_the_first_masks_need_no_labels_for_clean_ups_that_never_run(dataset):
     cleanups = ["boxes", "proposals", "graph_cut"]
     check_self_training(dataset, _config(masks="first", uncertainty={}, cleanups=cleanups))
+    with pytest.raises(DataError, match=r"rounds\.cleanups has boxes"):
+        check_self_training(dataset, _config(uncertainty={}, cleanups=cleanups))
 
 
 def test_weights_need_a_loss_that_takes_them():

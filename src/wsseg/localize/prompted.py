@@ -41,7 +41,7 @@ from wsseg.localize.direct import (
     is_empty,
     scores_of_mask,
 )
-from wsseg.localize.points.marks import draw_seeds
+from wsseg.localize.points.marks import draw_marks
 
 Bools = npt.NDArray[np.bool_]
 _Prompted = tuple[int, Prompt]
@@ -127,7 +127,7 @@ def point_prompts(
         mask[mask == BACKGROUND] = IGNORE
         _note_missed(context, missed, "point")
     _open_ground(mask, labels, class_ids, "point", context)
-    seeds = draw_seeds(labels, size, point_radius_px=config.point_radius_px)
+    seeds = draw_marks(labels, size, point_radius_px=config.point_radius_px).seeds
     unexplained = (mask == IGNORE) & (seeds != IGNORE)
     mask[unexplained] = seeds[unexplained]
     _pin(mask, xy, class_ids)

@@ -72,14 +72,14 @@ class Said:
         found = Given.nothing(first.shape)
         labels = sample.labels
         if labels.points is not None or labels.scribbles is not None:
-            from wsseg.localize.points.marks import draw_seeds
+            from wsseg.localize.points.marks import draw_marks
 
-            seeds = draw_seeds(
+            seeds = draw_marks(
                 labels,
                 (first.shape[0], first.shape[1]),
                 point_radius_px=_POINT_RADIUS_PX,
                 scribble_width_px=_SCRIBBLE_WIDTH_PX,
-            )
+            ).seeds
             found = Given.of_mask(seeds)
         if sample.id in self.painted:
             found = found.also(Given.of_mask(first))

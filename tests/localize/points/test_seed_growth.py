@@ -10,7 +10,7 @@ from wsseg.cues.superpixels import SuperpixelConfig, superpixels
 from wsseg.data.labels import Boxes, Points, Scribbles, WeakLabels
 from wsseg.localize.direct import LocalizeContext
 from wsseg.localize.points.geodesic import Geodesic, adjacency, geodesic, nearest_class
-from wsseg.localize.points.marks import draw_marks, draw_seeds
+from wsseg.localize.points.marks import draw_marks
 from wsseg.localize.points.random_walker_seeds import (
     RandomWalkerSeeds,
     coarse_seeds,
@@ -86,7 +86,7 @@ def test_seeds_keep_their_class_even_against_the_image(method, discs):
     strokes = ([[18, 24], [32, 24]], [[18, 36], [32, 36]], [[3, 3], [87, 3]])
     labels = WeakLabels(scribbles=Scribbles(strokes, [1, 2, 0]))
     found = hard(method(image, labels))
-    seeds = draw_seeds(labels, (60, 90))
+    seeds = draw_marks(labels, (60, 90)).seeds
     assert np.array_equal(found[seeds != 255], seeds[seeds != 255])
 
 
@@ -101,7 +101,7 @@ def test_seeds_of_one_class_alone_stay_as_they_are(method, discs):
         grabcut_scribbles: GrabcutScribbles,
     }[method]
     scores = method(image, labels, config=config_class(background="none"), context=context)
-    assert np.array_equal(hard(scores), draw_seeds(labels, (60, 90)))
+    assert np.array_equal(hard(scores), draw_marks(labels, (60, 90)).seeds)
     assert "only the seeds were kept" in context.facts["notes"][-1]
 
 
@@ -131,7 +131,7 @@ def test_a_tagged_class_without_a_seed_leaves_no_background_but_what_was_marked(
     labels = WeakLabels(tags=tags, scribbles=labels.scribbles)
     found = hard(method(image, labels, context=context))
     is_open = tags == {1, 2, 3}
-    marked = draw_seeds(labels, (60, 90)) == 0
+    marked = draw_marks(labels, (60, 90)).seeds == 0
     assert (found[marked] == 0).all()
     assert (found[~marked] == 0).any() != is_open
     assert (found[truth == 1] == 1).mean() > 0.6
@@ -215,7 +215,9 @@ def test_the_walk_on_a_shrunk_image_keeps_thin_strokes(discs):
     assert (found[known] == truth[known]).mean() > 0.93
     thin = WeakLabels(scribbles=Scribbles(([[10, 30], [80, 30]],), [2]))
     config = RandomWalkerSeeds(scribble_width_px=1)
-    coarse = coarse_seeds(draw_seeds(thin, (60, 90), scribble_width_px=1), thin, config, (6, 9))
+    coarse = coarse_seeds(
+        draw_marks(thin, (60, 90), scribble_width_px=1).seeds, thin, config, (6, 9)
+    )
     assert (coarse[2:4] == 2).any(axis=0)[1:8].all()
 
 
@@ -294,7 +296,7 @@ def test_a_class_whose_cut_covers_everything_keeps_its_seeds():
     context = LocalizeContext()
     config = GrabcutScribbles(max_frac=0.05)
     found = hard(grabcut_scribbles(image, labels, config=config, context=context))
-    assert np.array_equal(found, draw_seeds(labels, (40, 40)))
+    assert np.array_equal(found, draw_marks(labels, (40, 40)).seeds)
     assert "keep their seeds alone" in context.facts["notes"][0]
 
 

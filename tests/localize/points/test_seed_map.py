@@ -9,7 +9,7 @@ from scipy import ndimage
 from wsseg.cues.superpixels import superpixels
 from wsseg.data.labels import Points, Scribbles, WeakLabels
 from wsseg.localize.direct import LocalizeContext
-from wsseg.localize.points.marks import draw_marks, draw_seeds, point_radii, ridges, stroke_mask
+from wsseg.localize.points.marks import draw_marks, point_radii, ridges, stroke_mask
 from wsseg.localize.points.seed_map import (
     SeedLocalizerConfig,
     border_background,
@@ -46,7 +46,7 @@ def test_a_stroke_holds_the_pixels_close_to_its_line():
 
 def test_a_straight_scribble_is_three_pixels_wide_with_round_ends():
     labels = WeakLabels(scribbles=Scribbles(([[5.5, 8.5], [12.5, 8.5]],), [2]))
-    found = draw_seeds(labels, SIZE)
+    found = draw_marks(labels, SIZE).seeds
     assert (found[7:10, 5:13] == 2).all()
     assert found[8, 4] == found[8, 13] == 2
     assert (found[[6, 10]] == 255).all()
@@ -55,42 +55,42 @@ def test_a_straight_scribble_is_three_pixels_wide_with_round_ends():
 
 def test_a_line_is_not_closed_and_one_point_is_a_dot():
     corner = Scribbles(([[2.5, 2.5], [12.5, 2.5], [12.5, 12.5]], [[20.5, 10.5]]), [1, 3])
-    found = draw_seeds(WeakLabels(scribbles=corner), SIZE)
+    found = draw_marks(WeakLabels(scribbles=corner), SIZE).seeds
     assert found[8, 7] == 255
     assert (found[9:12, 19:22] == 3).sum() == 9
     assert (found == 3).sum() == 9
 
 
 def test_a_point_is_a_disc_around_the_centre_of_its_pixel():
-    found = draw_seeds(points(((10.9, 7.1), 4)), SIZE, point_radius_px=2)
+    found = draw_marks(points(((10.9, 7.1), 4)), SIZE, point_radius_px=2).seeds
     rows, columns = np.nonzero(found == 4)
     assert ((rows - 7) ** 2 + (columns - 10) ** 2 <= 4).all()
     assert len(rows) == 13
-    one = draw_seeds(points(((10.9, 7.1), 4)), SIZE, point_radius_px=0.1)
+    one = draw_marks(points(((10.9, 7.1), 4)), SIZE, point_radius_px=0.1).seeds
     assert np.argwhere(one == 4).tolist() == [[7, 10]]
 
 
 def test_between_two_points_the_nearer_one_wins_and_ties_are_open():
-    found = draw_seeds(points(((5.5, 5.5), 1), ((9.5, 5.5), 2)), SIZE, point_radius_px=3)
+    found = draw_marks(points(((5.5, 5.5), 1), ((9.5, 5.5), 2)), SIZE, point_radius_px=3).seeds
     assert found[5, 2:13].tolist() == [1, 1, 1, 1, 1, 255, 2, 2, 2, 2, 2]
 
 
 def test_two_points_of_two_classes_on_one_pixel_are_open_and_of_one_class_are_not():
-    contested = draw_seeds(points(((5.5, 5.5), 1), ((5.5, 5.5), 2)), SIZE)
+    contested = draw_marks(points(((5.5, 5.5), 1), ((5.5, 5.5), 2)), SIZE).seeds
     assert (contested == 255).all()
-    same = draw_seeds(points(((5.5, 5.5), 1), ((5.5, 5.5), 1)), SIZE)
+    same = draw_marks(points(((5.5, 5.5), 1), ((5.5, 5.5), 1)), SIZE).seeds
     assert same[5, 5] == 1
 
 
 def test_where_strokes_of_two_classes_cross_nothing_is_known():
     crossing = Scribbles(([[5.5, 8.5], [15.5, 8.5]], [[10.5, 3.5], [10.5, 13.5]]), [1, 2])
-    found = draw_seeds(WeakLabels(scribbles=crossing), SIZE)
+    found = draw_marks(WeakLabels(scribbles=crossing), SIZE).seeds
     assert (found[7:10, 9:12] == 255).all()
     assert found[8, 6] == 1
     assert found[4, 10] == 2
     both = WeakLabels(scribbles=Scribbles(([[5.5, 8.5], [15.5, 8.5]],), [1]), points=Points(
         [[10.5, 8.5]], [2]))  # fmt: skip
-    mixed = draw_seeds(both, SIZE, point_radius_px=3)
+    mixed = draw_marks(both, SIZE, point_radius_px=3).seeds
     assert mixed[8, 10] == 255
     assert mixed[11, 10] == 2
     assert mixed[8, 6] == 1
@@ -99,7 +99,7 @@ def test_where_strokes_of_two_classes_cross_nothing_is_known():
 def test_points_outside_of_the_image_are_left_out_and_told():
     context = LocalizeContext()
     labels = points(((-1, 5), 1), ((30, 5), 1), ((5, 20.0), 2), ((29.9, 19.9), 2))
-    found = draw_seeds(labels, SIZE, context=context)
+    found = draw_marks(labels, SIZE, context=context).seeds
     assert found[19, 29] == 2
     assert not (found == 1).any()
     assert context.facts["notes"] == ["3 point(s) outside of the image were left out"]
@@ -148,7 +148,7 @@ def test_seeds_are_the_marked_pixels_and_the_rest_is_unknown():
     labels = points(((10.5, 10.5), 4))
     scores = seeds(np.zeros((*SIZE, 3), np.uint8), labels)
     assert scores.class_ids.tolist() == [0, 4]
-    drawn = draw_seeds(labels, SIZE)
+    drawn = draw_marks(labels, SIZE).seeds
     assert np.array_equal(scores.values[1] == 1, drawn == 4)
     assert np.array_equal(scores.unknown, drawn == 255)
 

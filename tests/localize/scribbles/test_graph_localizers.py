@@ -8,7 +8,7 @@ from scipy.sparse import csr_array
 
 from wsseg.data.labels import Boxes, Points, Scribbles, WeakLabels
 from wsseg.localize.direct import LocalizeContext
-from wsseg.localize.points.marks import draw_seeds
+from wsseg.localize.points.marks import draw_marks
 from wsseg.localize.scribbles.affinity_graph import affinities, node_features
 from wsseg.localize.scribbles.graph import Nodes, neighbours, nodes_of, seeds_with_boxes
 from wsseg.localize.scribbles.graphnet import (
@@ -137,7 +137,7 @@ def test_no_seed_is_ever_overruled(method):
         config = METHODS[method](**({"epochs": 5} if method is graphnet else {}))
         found = hard(method(image, labels, config=config, context=LocalizeContext(seed=seed)))
         spacing = config.point_spacing_frac
-        seeds = draw_seeds(labels, (32, 41), point_spacing_frac=spacing)
+        seeds = draw_marks(labels, (32, 41), point_spacing_frac=spacing).seeds
         assert np.array_equal(found[seeds != 255], seeds[seeds != 255])
 
 
@@ -150,7 +150,7 @@ def test_an_image_without_seeds_and_one_with_seeds_of_one_class_stay_as_marked(m
     one = WeakLabels(points=Points([[25, 30]], [1]))
     config = METHODS[method](background="none")
     found = hard(method(image, one, config=config, context=context))
-    assert np.array_equal(found, draw_seeds(one, (60, 90)))
+    assert np.array_equal(found, draw_marks(one, (60, 90)).seeds)
     assert sum("only the seeds were kept" in note for note in context.facts["notes"]) == 2
 
 

@@ -33,43 +33,6 @@ class Marks(NamedTuple):
     contested: npt.NDArray[np.bool_]
 
 
-def draw_seeds(
-    labels: WeakLabels,
-    size: tuple[int, int],
-    *,
-    point_radius_px: float = 3.0,
-    point_spacing_frac: float = float("inf"),
-    scribble_width_px: float = 3.0,
-    context: LocalizeContext | None = None,
-) -> SeedMap:
-    """Draw points and scribbles; see `draw_marks`.
-
-    Args:
-        labels: Labels in pixels of the image.
-        size: (H, W) of the image.
-        point_radius_px: Radius of points.
-        point_spacing_frac: Largest radius of a point as a share of the way to the next point.
-        scribble_width_px: Width of scribbles.
-        context: Learns of points outside of the image.
-
-    Returns:
-        (H, W) uint8: 0 background, class ids, 255 where nothing is known.
-
-    Example:
-        >>> labels = WeakLabels(points=Points([[1.5, 0.5]], [4]))
-        >>> draw_seeds(labels, (1, 5), point_radius_px=1).tolist()
-        [[4, 4, 4, 255, 255]]
-    """
-    return draw_marks(
-        labels,
-        size,
-        point_radius_px=point_radius_px,
-        point_spacing_frac=point_spacing_frac,
-        scribble_width_px=scribble_width_px,
-        context=context,
-    ).seeds
-
-
 def draw_marks(
     labels: WeakLabels,
     size: tuple[int, int],
@@ -93,6 +56,9 @@ def draw_marks(
         The seeds, and the pixels that two classes claim.
 
     Example:
+        >>> one = WeakLabels(points=Points([[1.5, 0.5]], [4]))
+        >>> draw_marks(one, (1, 5), point_radius_px=1).seeds.tolist()
+        [[4, 4, 4, 255, 255]]
         >>> labels = WeakLabels(points=Points([[0.5, 0.5], [2.5, 0.5]], [4, 7]))
         >>> marks = draw_marks(labels, (1, 5), point_radius_px=1)
         >>> marks.seeds.tolist(), marks.contested.astype(int).tolist()

@@ -23,7 +23,7 @@ from wsseg.kernels.seeded_walk import seeded_walk
 from wsseg.localize.boxes.grabcut_segment import resized_image, shrink_factor
 from wsseg.localize.direct import LocalizeContext, scaled_labels, scores_of_mask
 from wsseg.localize.points.left_open import left_open
-from wsseg.localize.points.marks import SeedMap, draw_seeds, ridges
+from wsseg.localize.points.marks import SeedMap, draw_marks, ridges
 from wsseg.localize.points.seed_map import SeedLocalizerConfig, fill_from_seeds, seeds_of
 
 
@@ -113,13 +113,13 @@ def coarse_seeds(
 
     factor = max(size[0] / seeds.shape[0], size[1] / seeds.shape[1])
     labels = scaled_labels(labels, (seeds.shape[0], seeds.shape[1]), size)
-    drawn = draw_seeds(
+    drawn = draw_marks(
         labels,
         size,
         point_radius_px=max(0.5, config.point_radius_px * factor),
         point_spacing_frac=config.point_spacing_frac,
         scribble_width_px=max(1.0, config.scribble_width_px * factor),
-    )
+    ).seeds
     background = (seeds == BACKGROUND).astype(np.float32)
     share = cv2.resize(background, size[::-1], interpolation=cv2.INTER_AREA)
     most = min(0.5, float(share.max()))
