@@ -1,10 +1,11 @@
-"""Shipped recipes made small: networks, images and epochs for which one core needs a minute."""
+"""Shipped recipes made small: networks, images and epochs for which one core needs half a minute."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -27,15 +28,16 @@ SOURCES = ("I", "I+S", "I+SAM", "I+CLIP")
 RECIPE_PX = 256
 MAX_THRESHOLD = 0.95
 CRF = {"name": "dense_crf", "gauss_sxy_px": 1, "bilateral_sxy_px": 20}
-PLAIN_STEPS = ("background_constant", "threshold", "dense_crf")
 LOCALIZE = {
     "backbone": BACKBONE,
     "weights": "none",
     "last_stage": None,
-    "output_stride": 16,
+    "output_stride": 8,
     "dropout": 0.0,
 }
-# Only with pre-trained weights.
+# A view of 0.3 of a small image has no cells to compare.
+SEAM_SCALE = 0.5
+# Only with weights of a network as deep as those of the papers.
 WITH_WEIGHTS = ("freeze_batchnorm", "stop_gradient_after_stage", "dilate")
 SEGMENT = {
     "name": "smp",
@@ -75,24 +77,31 @@ def tag_recipes() -> list[str]:
 
 
 def small(
-    name: str, *, epochs: int, size_px: int, seed: int, overrides: Sequence[str] = ()
+    name: str,
+    *,
+    epochs: int,
+    size_px: int,
+    seed: int,
+    weights: Mapping[str, Path] | None = None,
+    overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Give a shipped recipe for images of ``size_px``, trained from scratch in ``epochs``.
+    """Give a shipped recipe for images of ``size_px``, trained in ``epochs``.
 
     Changed, for all alike:
 
-    * localizer: backbone `BACKBONE` with cells of 16 pixels and without dropout, but the recipe's
+    * localizer: backbone `BACKBONE` with cells of 8 pixels and without dropout, but the recipe's
       own last stage, stride and dropout where these are its idea (``defects``,
-      ``spatial_dropout``), and `TRANSFORMER` for transformers; no weights and nothing that only
-      goes with weights;
+      ``spatial_dropout``), and `TRANSFORMER` for transformers; ``weights`` or none, and nothing
+      that is frozen;
     * training: `TRAINING` and ``epochs``; kept are ``keep`` and balanced sampling, and the
       learning rate of transformers; recipes of several rounds have ``epochs`` in each;
     * augmentation: crops of ``size_px``; recipes for pre-trained networks get that of ``cam``;
     * maps: the scale 1 and its mirror image, a cell for 4 pixels; ten iterations of AdvCAM;
     * refiners: the small settings of ``refiners.py``; a constant background becomes the best on
-      val masks, and the dense CRF has the reach of a small image;
-    * segmenter: a U-Net on three stages of `BACKBONE`; views of the whole image stay such;
-    * lengths in pixels: times ``size_px / 256``.
+      val masks, and a dense CRF has the reach of a small image;
+    * segmenter: a U-Net on three stages of `BACKBONE` from scratch; views of the whole image stay
+      such;
+    * lengths in pixels: times ``size_px / 256``; the small view of SEAM: `SEAM_SCALE`.
 
     Kept is everything else: regularisers, their weights and schedules, heads, losses, rounds,
     clean-ups, corrections, what is normalised, and thresholds relative to a map's maximum.
@@ -102,6 +111,7 @@ def small(
         epochs: Of every network and round.
         size_px: Side of the images.
         seed: Of the run.
+        weights: Files for the localizer's backbone by its name; None: everything from scratch.
         overrides: ``"key=value"`` changes behind all others. Transformers keep their network.
 
     Returns:
@@ -120,6 +130,8 @@ def small(
     content = {key: value for key, value in content.items() if key != "max_side_px"}
     content |= {"seed": seed, "evaluate": {"boundary": False}}
     content["localize"] = _localizer(name, own, plain["localize"], epochs, size_px)
+    if weights is not None:
+        content["localize"]["weights"] = str(weights[content["localize"]["backbone"]])
     content["refine"] = {"steps": small_steps(content["refine"]["steps"])}
     if content.get("segment"):
         is_base = content["segment"].get("weights", "none") != "none"
@@ -145,7 +157,7 @@ def _localizer(
     if "spatial_dropout" in regularisers:
         made["dropout"] = own["dropout"]
     if name in TRANSFORMERS:
-        made |= {"backbone": TRANSFORMER, "last_stage": None}
+        made |= {"backbone": TRANSFORMER, "last_stage": None, "output_stride": 16}
     source = own if from_scratch else plain
     made["augment"] = source["augment"] | {"crop_px": size_px}
     made["training"] = TRAINING | {"epochs": epochs} | _kept_training(source["training"])
@@ -171,6 +183,8 @@ def _scaled(settings: dict[str, Any], size_px: int) -> dict[str, Any]:
         # A side of 0 hides nothing and stays.
         sides = settings["sizes_px"]
         found["sizes_px"] = [max(2, round(side * factor)) if side else 0 for side in sides]
+    if settings["name"] == "seam":
+        found["scale"] = SEAM_SCALE
     if settings["name"] == "s2c":
         found["stride_px"] = max(1, round(settings.get("stride_px", 4) * factor))
         found["peak_distance_px"] = max(1, round(settings.get("peak_distance_px", 20) * factor))
@@ -189,7 +203,10 @@ def small_steps(steps: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if name in ("background_constant", "threshold"):
             made.append(sweep())
         elif name == "dense_crf":
-            made.append(CRF)
+            made.append(step | CRF)
+        elif name == "pamr":
+            # Its reach is that of small images already.
+            made.append(step | {"scale_frac": 1.0})
         else:
             # On small maps half a cell is a tenth of an object.
             kept = {key: value for key, value in step.items() if key != "align_cells"}
@@ -279,7 +296,8 @@ def parts(content: dict[str, Any], plain: dict[str, Any]) -> list[Part]:
     found: list[Part] = []
     if same(part(content, "maps").localize) != same(part(plain, "maps").localize):
         found.append("maps")
-    if any(step["name"] not in PLAIN_STEPS for step in content["refine"]["steps"]):
+    known = plain["refine"]["steps"]
+    if any(step["name"] != "threshold" and step not in known for step in content["refine"]["steps"]):
         found.append("refine")
     if _idea_of_segmenter(content) != _idea_of_segmenter(plain):
         found.append("segment")

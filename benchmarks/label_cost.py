@@ -64,11 +64,10 @@ SMALL_LOCALIZER = (
     f"augment.crop_px={SMALL_PX}",
     "inference.scales=[1.0]",
 )
-SMALL_SEGMENTER = (
+SMALL_NETWORK = (
     "segment.architecture=unet",
     "segment.encoder=tu-resnet10t",
     "segment.encoder_depth=3",
-    f"segment.augment.crop_px={SMALL_PX}",
 )
 # The reach of the dense CRF on small images.
 SMALL_CRF = {"gauss_sxy_px": 1, "bilateral_sxy_px": 20}
@@ -220,7 +219,7 @@ def small(name: str, num_train: int, steps: int) -> list[str]:
     content = shipped()[name]
     epochs = max(1, round(steps * BATCH / max(1, num_train)))
     training = (*SMALL_TRAINING, f"epochs={epochs}")
-    found = [f"max_side_px={SMALL_PX}", *SMALL_SEGMENTER]
+    found = [f"max_side_px={SMALL_PX}", *small_segmenter(content["segment"])]
     found += [f"segment.training.{change}" for change in training]
     localize = content["localize"]
     prefix = "localize.tags" if isinstance(localize.get("tags"), dict) else "localize"
@@ -229,6 +228,16 @@ def small(name: str, num_train: int, steps: int) -> list[str]:
         found += [f"{prefix}.training.{change}" for change in training]
     crf = [step | (SMALL_CRF if step["name"] == "dense_crf" else {}) for step in steps_of(content)]
     return [*found, f"refine.steps={crf}"]
+
+
+def small_segmenter(content: dict[str, Any]) -> Iterator[str]:
+    """Change the network, where it can be chosen, and the size of what it sees."""
+    if content["name"] == "smp":
+        yield from SMALL_NETWORK
+    yield f"segment.augment.crop_px={SMALL_PX}"
+    # Views of the whole image stay such.
+    if "long_side_px" in content["augment"]:
+        yield f"segment.augment.long_side_px=[{SMALL_PX}, {SMALL_PX}]"
 
 
 def steps_of(content: dict[str, Any]) -> list[dict[str, Any]]:

@@ -4,8 +4,9 @@
         [--seeds 0 1 2] [--jobs 2]
     python benchmarks/methods.py --data DATA --size 128 --epochs 20 [--set KEY=VALUE]
 
-Each shipped recipe is made small (`_small.small` says how; its own ideas and their strengths stay)
-and is measured in the parts in which it differs from the recipe cam:
+Each shipped recipe is made small (`_small.small` says how; its own ideas and their strengths stay).
+Papers start from ImageNet; here backbones are pre-trained on tags of other scenes of all families
+(--pretrain), the same for all methods. A recipe is measured in the parts in which it differs from the recipe cam:
 
 * maps: its localizer. mIoU of the maps of the train split at the background score that is best on
   the val masks, the same after one dense CRF for all, and mAP of the classifier;
@@ -27,11 +28,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import resource
 import shutil
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +42,20 @@ from threading import Lock
 from typing import Any
 
 from _machine import command, describe
-from _small import BASE, NotFromScratchError, Part, load, part, parts, same, tag_recipes
+from _pretrain import pretrained
+from _small import (
+    BACKBONE,
+    BASE,
+    TRANSFORMER,
+    TRANSFORMERS,
+    NotFromScratchError,
+    Part,
+    load,
+    part,
+    parts,
+    same,
+    tag_recipes,
+)
 from wsseg import console
 from wsseg.atomic import append_jsonl, read_jsonl, write_json
 from wsseg.data.dataset import Dataset
@@ -59,6 +73,11 @@ MARKS = {
     "instances": "recall of objects",
 }
 
+THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
+# Processes start from one that has imported what takes seconds.
+CONTEXT = multiprocessing.get_context("forkserver")
+PRELOADED = ["__main__", "accelerate", "segmentation_models_pytorch", "wsseg.segment.stage"]
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -71,7 +90,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Its parts joined, as `--cell` reads them."""
+        """Its parts joined."""
         return f"{self.family}:{self.seed}:{self.recipe}:{self.part}"
 
     def folder(self, out: Path) -> Path:
@@ -82,10 +101,11 @@ class Cell:
 def main() -> None:
     arguments = parse()
     console.configure(quiet=True)
-    if arguments.cell:
-        family, seed, recipe, which = arguments.cell.split(":")
-        measure(Cell(family, int(seed), recipe, which), arguments)
-        return
+    os.environ |= {name: str(arguments.threads) for name in THREADS}
+    CONTEXT.set_forkserver_preload(PRELOADED)
+    arguments.weights = None
+    if arguments.pretrain:
+        arguments.weights = pretrain(arguments)
     contents, skipped = choose(arguments)
     families = [arguments.data.resolve().name] if arguments.data else arguments.scenes
     wanted = {name: parts(content, contents[BASE]) for name, content in contents.items()}
@@ -100,7 +120,10 @@ def main() -> None:
     results = list(run_all(cells, arguments))
     seeds = ", ".join(map(str, arguments.seeds))
     print(f"`{command()}`, seeds {seeds}; {describe()}\n")
-    print(f"{arguments.epochs} epochs of every network and round, images of {arguments.size} px.")
+    print(
+        f"{arguments.epochs} epochs of every network and round, images of {arguments.size} px; "
+        f"{start_of(arguments)}."
+    )
     for family in families:
         print(tables(family, [entry for entry in results if entry["family"] == family]))
     for name, reason in skipped.items():
@@ -116,21 +139,33 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--recipes", type=lambda text: text.split(","), default=tag_recipes())
     parser.add_argument("--parts", nargs="+", default=["maps", "refine", "segment"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=15, help="of every network and round")
-    parser.add_argument("--train", type=int, default=240, help="training scenes")
+    parser.add_argument("--epochs", type=int, default=8, help="of every network and round")
+    parser.add_argument("--train", type=int, default=160, help="training scenes")
     parser.add_argument("--val", type=int, default=40, help="validation scenes")
+    parser.add_argument(
+        "--pretrain", type=int, default=300, help="scenes per family for backbones; 0: from scratch"
+    )
+    parser.add_argument("--pretrain-epochs", type=int, default=15)
     parser.add_argument("--size", type=int, default=64, help="scenes, crops and longest sides, px")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--jobs", type=int, default=1, help="methods at a time, one thread each")
     parser.add_argument("--threads", type=int, default=1, help="threads of each method")
     parser.add_argument("--out", type=Path, help="folder of the runs")
-    parser.add_argument("--cell", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     name = arguments.data.resolve().name if arguments.data else "scenes"
     arguments.out = arguments.out or Path("runs") / f"bench-methods-{name}"
     if BASE not in arguments.recipes:
         arguments.recipes.insert(0, BASE)
     return arguments
+
+
+def start_of(arguments: argparse.Namespace) -> str:
+    if not arguments.pretrain:
+        return "all networks from scratch"
+    return (
+        f"classifiers start from {arguments.pretrain_epochs} epochs on the tags of "
+        f"{arguments.pretrain} other scenes per family"
+    )
 
 
 def choose(arguments: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
@@ -146,12 +181,26 @@ def choose(arguments: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], di
     return contents, skipped
 
 
+def pretrain(arguments: argparse.Namespace) -> dict[str, Path]:
+    """Train the backbones that methods start from, or find them."""
+    needed = {BACKBONE: BASE} | {TRANSFORMER: n for n in TRANSFORMERS if n in arguments.recipes}
+    settings = {
+        "scenes": arguments.pretrain,
+        "epochs": arguments.pretrain_epochs,
+        "size_px": arguments.size,
+    }
+    folder = arguments.out / "pretrained"
+    return {
+        backbone: pretrained(folder, recipe, **settings) for backbone, recipe in needed.items()
+    }
+
+
 def content_of(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     settings = {"epochs": arguments.epochs, "size_px": arguments.size, "seed": seed}
     overrides = list(arguments.overrides)
     if arguments.data:
         overrides.insert(0, f"max_side_px={arguments.size}")
-    return load(name, **settings, overrides=overrides)
+    return load(name, **settings, weights=arguments.weights, overrides=overrides)
 
 
 def data_of(family: str, seed: int, arguments: argparse.Namespace) -> Dataset:
@@ -211,22 +260,25 @@ def in_own_process(cell: Cell, arguments: argparse.Namespace) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     result = folder / "result.json"
-    threads = {name: str(arguments.threads) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
-    with (folder / "log.txt").open("w") as log:
-        code = subprocess.run(
-            [sys.executable, __file__, *sys.argv[1:], "--cell", cell.name],
-            env=os.environ | threads,
-            stdout=log,
-            stderr=log,
-            check=False,
-        ).returncode
+    process = CONTEXT.Process(target=in_log, args=(cell, arguments, folder / "log.txt"))
+    process.start()
+    process.join()
     key = {name: getattr(cell, name) for name in ("family", "seed", "recipe", "part")}
-    if code or not result.exists():
+    if process.exitcode or not result.exists():
         lines = (folder / "log.txt").read_text("utf-8").strip().splitlines()
-        return key | {"failed": lines[-1] if lines else f"exit status {code}"}
+        return key | {"failed": lines[-1] if lines else f"exit status {process.exitcode}"}
     entry = key | json.loads(result.read_text("utf-8"))
     print(f"{cell.name}: {entry['seconds']:.0f} s", file=sys.stderr)
     return entry
+
+
+def in_log(cell: Cell, arguments: argparse.Namespace, log: Path) -> None:
+    """Measure a cell; what it prints goes to a file."""
+    with log.open("w") as target:
+        os.dup2(target.fileno(), sys.stdout.fileno())
+        os.dup2(target.fileno(), sys.stderr.fileno())
+    console.configure(quiet=True)
+    measure(cell, arguments)
 
 
 def measure(cell: Cell, arguments: argparse.Namespace) -> None:
@@ -344,7 +396,7 @@ def grouped(results: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[dict[
 
 
 def cost(entries: Sequence[dict[str, Any]]) -> list[str]:
-    seconds = statistics.mean(entry["seconds"] for entry in entries)
+    seconds = statistics.median(entry["seconds"] for entry in entries)
     return [f"{seconds:.0f}", f"{max(entry['memory_gb'] for entry in entries):.1f}"]
 
 

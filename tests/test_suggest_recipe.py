@@ -26,7 +26,7 @@ def labelled(make_dataset, *labels, split="train"):
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
-        ([WeakLabels(tags={1}), WeakLabels(tags={2})], "cam"),
+        ([WeakLabels(tags={1}), WeakLabels(tags={2})], "tags"),
         ([WeakLabels(tags={1}), WeakLabels(tags=())], "defects"),
         ([WeakLabels(tags={1}, boxes=BOXES)], "grabcut"),
         ([WeakLabels(boxes=BOXES), WeakLabels(tags=())], "grabcut"),
@@ -36,8 +36,8 @@ def labelled(make_dataset, *labels, split="train"):
         ([WeakLabels(tags={1}, boxes=BOXES), WeakLabels(tags={1})], "mixed"),
         ([WeakLabels(boxes=BOXES), WeakLabels(points=POINTS)], "mixed"),
         ([WeakLabels(boxes=BOXES, scribbles=SCRIBBLES)], "mixed"),
-        ([WeakLabels(tags={1}, boxes=NONE)], "cam"),
-        ([WeakLabels()], "cam"),
+        ([WeakLabels(tags={1}, boxes=NONE)], "tags"),
+        ([WeakLabels()], "tags"),
     ],
 )
 def test_the_recipe_follows_the_kinds_of_label(labels, expected, make_dataset):
@@ -49,7 +49,7 @@ def test_the_recipe_follows_the_kinds_of_label(labels, expected, make_dataset):
 
 def test_labels_of_held_out_images_decide_nothing(make_dataset):
     dataset = labelled(make_dataset, WeakLabels(tags={1}, boxes=BOXES), split="val")
-    assert suggest_recipe(dataset)[0] == "cam"
+    assert suggest_recipe(dataset)[0] == "tags"
 
 
 def test_the_choice_is_said_with_its_reason(make_dataset, tmp_path, caplog):

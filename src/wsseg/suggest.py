@@ -29,4 +29,4 @@ def suggest_recipe(dataset: Dataset) -> tuple[str, str]:
         return "mixed", f"there are {kinds}"
     if any(one.is_ok for one in labels):
         return "defects", "there are images tagged ok"
-    return "cam", "no image is tagged ok"
+    return "tags", "no image is tagged ok"
