@@ -1,4 +1,4 @@
-"""Backbones pre-trained on the tags of other scenes, which stand for ImageNet in small benchmarks."""
+"""Backbones pre-trained on tags of other scenes: what ImageNet is to the papers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 from _small import BASE, part, small
 from wsseg.context import RunContext
-from wsseg.data.labels import ClassList, WeakLabels
 from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.discover import open_dataset
+from wsseg.data.labels import ClassList, WeakLabels
 from wsseg.data.scenes import CLASSES, FAMILIES, make_dataset
 from wsseg.localize.stage import train_localizer
 from wsseg.rundir import StageDir, fingerprint

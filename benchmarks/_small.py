@@ -1,4 +1,4 @@
-"""Shipped recipes made small: networks, images and epochs for which one core needs half a minute."""
+"""Shipped recipes made small: networks, images and epochs for half a minute on one core."""
 
 from __future__ import annotations
 
@@ -82,6 +82,7 @@ def small(
     epochs: int,
     size_px: int,
     seed: int,
+    segment_epochs: int | None = None,
     weights: Mapping[str, Path] | None = None,
     overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def small(
       own last stage, stride and dropout where these are its idea (``defects``,
       ``spatial_dropout``), and `TRANSFORMER` for transformers; ``weights`` or none, and nothing
       that is frozen;
-    * training: `TRAINING` and ``epochs``; kept are ``keep`` and balanced sampling, and the
+    * training: `TRAINING` and the epochs; kept are ``keep`` and balanced sampling, and the
       learning rate of transformers; recipes of several rounds have ``epochs`` in each;
     * augmentation: crops of ``size_px``; recipes for pre-trained networks get that of ``cam``;
     * maps: the scale 1 and its mirror image, a cell for 4 pixels; ten iterations of AdvCAM;
@@ -108,9 +109,10 @@ def small(
 
     Args:
         name: A shipped recipe.
-        epochs: Of every network and round.
+        epochs: Of every classifier and its rounds.
         size_px: Side of the images.
         seed: Of the run.
+        segment_epochs: Of every segmenter and its rounds; None: as many.
         weights: Files for the localizer's backbone by its name; None: everything from scratch.
         overrides: ``"key=value"`` changes behind all others. Transformers keep their network.
 
@@ -136,7 +138,7 @@ def small(
     if content.get("segment"):
         is_base = content["segment"].get("weights", "none") != "none"
         source = plain["segment"] if is_base else content["segment"]
-        content["segment"] = _segmenter(source, epochs, size_px)
+        content["segment"] = _segmenter(source, segment_epochs or epochs, size_px)
     for text in overrides:
         key = text.partition("=")[0]
         is_network = key in {f"localize.{field}" for field in LOCALIZE}
@@ -296,8 +298,9 @@ def parts(content: dict[str, Any], plain: dict[str, Any]) -> list[Part]:
     found: list[Part] = []
     if same(part(content, "maps").localize) != same(part(plain, "maps").localize):
         found.append("maps")
-    known = plain["refine"]["steps"]
-    if any(step["name"] != "threshold" and step not in known for step in content["refine"]["steps"]):
+    plain_steps = [step for step in plain["refine"]["steps"] if step["name"] != "threshold"]
+    own_steps = [step for step in content["refine"]["steps"] if step["name"] != "threshold"]
+    if any(step not in plain_steps for step in own_steps):
         found.append("refine")
     if _idea_of_segmenter(content) != _idea_of_segmenter(plain):
         found.append("segment")

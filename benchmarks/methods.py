@@ -6,7 +6,8 @@
 
 Each shipped recipe is made small (`_small.small` says how; its own ideas and their strengths stay).
 Papers start from ImageNet; here backbones are pre-trained on tags of other scenes of all families
-(--pretrain), the same for all methods. A recipe is measured in the parts in which it differs from the recipe cam:
+(--pretrain), the same for all methods. A recipe is measured in the parts in which it differs from
+the recipe cam:
 
 * maps: its localizer. mIoU of the maps of the train split at the background score that is best on
   the val masks, the same after one dense CRF for all, and mAP of the classifier;
@@ -73,6 +74,7 @@ MARKS = {
     "instances": "recall of objects",
 }
 
+PRETRAIN_SCENES = 300
 THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
 # Processes start from one that has imported what takes seconds.
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -121,7 +123,8 @@ def main() -> None:
     seeds = ", ".join(map(str, arguments.seeds))
     print(f"`{command()}`, seeds {seeds}; {describe()}\n")
     print(
-        f"{arguments.epochs} epochs of every network and round, images of {arguments.size} px; "
+        f"{arguments.epochs} epochs of every classifier and round, {arguments.segment_epochs} of "
+        f"every segmenter, images of {arguments.size} px; "
         f"{start_of(arguments)}."
     )
     for family in families:
@@ -139,11 +142,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--recipes", type=lambda text: text.split(","), default=tag_recipes())
     parser.add_argument("--parts", nargs="+", default=["maps", "refine", "segment"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=8, help="of every network and round")
+    parser.add_argument("--epochs", type=int, default=8, help="of every classifier and round")
+    parser.add_argument(
+        "--segment-epochs",
+        type=int,
+        default=24,
+        help="of every segmenter, which starts from nothing",
+    )
     parser.add_argument("--train", type=int, default=160, help="training scenes")
     parser.add_argument("--val", type=int, default=40, help="validation scenes")
     parser.add_argument(
-        "--pretrain", type=int, default=300, help="scenes per family for backbones; 0: from scratch"
+        "--pretrain",
+        type=int,
+        help="scenes per family that backbones start from; 0: from scratch, as always with --data",
     )
     parser.add_argument("--pretrain-epochs", type=int, default=15)
     parser.add_argument("--size", type=int, default=64, help="scenes, crops and longest sides, px")
@@ -154,6 +165,10 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     name = arguments.data.resolve().name if arguments.data else "scenes"
     arguments.out = arguments.out or Path("runs") / f"bench-methods-{name}"
+    if arguments.data and arguments.pretrain:
+        parser.error("--pretrain is for scenes; with --data networks train from scratch")
+    if arguments.pretrain is None:
+        arguments.pretrain = 0 if arguments.data else PRETRAIN_SCENES
     if BASE not in arguments.recipes:
         arguments.recipes.insert(0, BASE)
     return arguments
@@ -183,20 +198,25 @@ def choose(arguments: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], di
 
 def pretrain(arguments: argparse.Namespace) -> dict[str, Path]:
     """Train the backbones that methods start from, or find them."""
-    needed = {BACKBONE: BASE} | {TRANSFORMER: n for n in TRANSFORMERS if n in arguments.recipes}
+    needed = {BACKBONE: BASE}
+    if not set(TRANSFORMERS).isdisjoint(arguments.recipes):
+        needed[TRANSFORMER] = TRANSFORMERS[0]
     settings = {
         "scenes": arguments.pretrain,
         "epochs": arguments.pretrain_epochs,
         "size_px": arguments.size,
     }
     folder = arguments.out / "pretrained"
-    return {
-        backbone: pretrained(folder, recipe, **settings) for backbone, recipe in needed.items()
-    }
+    return {backbone: pretrained(folder, recipe, **settings) for backbone, recipe in needed.items()}
 
 
 def content_of(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    settings = {"epochs": arguments.epochs, "size_px": arguments.size, "seed": seed}
+    settings = {
+        "epochs": arguments.epochs,
+        "segment_epochs": arguments.segment_epochs,
+        "size_px": arguments.size,
+        "seed": seed,
+    }
     overrides = list(arguments.overrides)
     if arguments.data:
         overrides.insert(0, f"max_side_px={arguments.size}")

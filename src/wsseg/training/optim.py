@@ -86,9 +86,7 @@ def build_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.Op
     _check_groups(module, groups)
     if config.optimiser == "adamw":
         # Fused: one pass over the memory of each weight, where the default makes a dozen.
-        return torch.optim.AdamW(
-            groups, lr=config.lr, weight_decay=config.weight_decay, fused=True
-        )
+        return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     is_plain = config.optimiser == "psa_poly"
     return torch.optim.SGD(
         groups,
