@@ -84,9 +84,13 @@ def build_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.Op
     groups = [_completed(group, config) for group in groups]
     groups = [group for group in groups if group["params"]]
     _check_groups(module, groups)
+    # On a CPU one pass over each weight in place of a dozen. Elsewhere torch chooses: it is fast
+    # there, and a fused step hides from the loop that float16 overflowed and nothing was changed.
+    fused = None if torch.accelerator.is_available() else True
     if config.optimiser == "adamw":
-        # Fused: one pass over the memory of each weight, where the default makes a dozen.
-        return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        return torch.optim.AdamW(
+            groups, lr=config.lr, weight_decay=config.weight_decay, fused=fused
+        )
     is_plain = config.optimiser == "psa_poly"
     return torch.optim.SGD(
         groups,
@@ -94,7 +98,7 @@ def build_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.Op
         momentum=0.0 if is_plain else config.momentum,
         nesterov=False if is_plain else config.nesterov,
         weight_decay=config.weight_decay,
-        fused=True,
+        fused=fused,
     )
 
 
