@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ from wsseg import compare as module
 from wsseg.compare import compare
 from wsseg.errors import RecipeError
 from wsseg.finished import Finished
+from wsseg.memory import Peak
 from wsseg.recipe import Recipe
-from wsseg.rundir import RunDir
+from wsseg.rundir import RunDir, StageDir
 
 
 class Runs:
@@ -43,6 +46,7 @@ class Runs:
                         "miou": self.miou[key],
                     }
                 )
+        out.mkdir(parents=True, exist_ok=True)
         return Finished(RunDir(out), {"stages": stages, "classifier": None}, {})
 
 
@@ -79,8 +83,49 @@ def test_the_table_holds_mean_and_deviation_over_seeds(data, tmp_path, monkeypat
     assert first["tuned_on_masks"] is True
     assert last["miou_deviation"] == 0
     lines = table.text().splitlines()
-    assert "60.0 ± 14.1  tuned on masks" in lines[2]
-    assert lines[5].endswith("80.0 ± 0.0")
+    assert "60.0 ± 14.1" in lines[2]
+    assert lines[2].endswith("  tuned on masks")
+    assert lines[5].endswith("80.0 ± 0.0     +20.0 ± 14.1")
+    assert last["gain_mean"] == pytest.approx(0.2)
+    assert last["gain_deviation"] == pytest.approx(0.1 * 2**0.5)
+    assert first["gain_mean"] is None
+    assert lines[6].startswith("cam: 0 s and up to ")
+
+
+def test_gains_are_against_the_same_seed_of_the_first_recipe(data, tmp_path, monkeypatch):
+    miou = {("defects", 0): 0.5, ("cam", 0): 0.75, ("cam", 1): 0.25}
+    stub(monkeypatch, miou)
+    table = compare(data, ["defects", "cam"], num_seeds=2, out=tmp_path / "out")
+    row = table.rows[-1]
+    assert (row["recipe"], row["miou_mean"], row["num_seeds"]) == ("cam", 0.5, 2)
+    # The first recipe has no number for seed 1.
+    assert (row["gain_mean"], row["gain_deviation"]) == (0.25, 0.0)
+
+
+def test_memory_of_the_run_that_did_the_work_is_kept(data, tmp_path, monkeypatch):
+    stub(monkeypatch, {("cam", 0): 0.5})
+    held = []
+
+    @contextmanager
+    def watched() -> Iterator[Peak]:
+        yield Peak(held.pop(0))
+
+    monkeypatch.setattr(module, "peak_memory", watched)
+    out = tmp_path / "out"
+    held[:] = [3 * 10**9, 10**9]
+    assert compare(data, ["cam"], out=out).memory_gb == {"cam": 3.0}
+    # The second call finds the run finished and holds little.
+    assert compare(data, ["cam"], out=out).memory_gb == {"cam": 3.0}
+    held[:] = [2 * 10**9]
+    changed = compare(data, ["cam"], overrides=["localize.training.epochs=2"], out=out)
+    assert changed.memory_gb == {"cam": 2.0}
+
+
+def test_seconds_are_those_of_the_stages(data, tmp_path, monkeypatch):
+    stub(monkeypatch, {("cam", 0): 0.5, ("cam", 1): 0.5})
+    for seed, seconds in enumerate((4.0, 5.0)):
+        StageDir(tmp_path / f"out/cam-seed{seed}/localize", "mark").finish(seconds=seconds)
+    assert compare(data, ["cam"], num_seeds=2, out=tmp_path / "out").seconds == {"cam": 4.5}
 
 
 def test_every_recipe_runs_once_per_seed_in_a_folder_of_its_own(data, tmp_path, monkeypatch):

@@ -252,3 +252,15 @@ def test_children_of_a_killed_process_do_not_keep_others_out(tmp_path: Path) -> 
                 pass
         finally:
             os.killpg(killed.pid, signal.SIGKILL)
+
+
+def test_seconds_of_a_run_are_those_of_its_complete_stages(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    assert run.seconds() == 0
+    run.stage("localize", "mark").finish(seconds=4.0)
+    run.stage("refine/2_dense_crf", "mark").finish(seconds=0.5)
+    # Part of localize, which counts it already.
+    run.stage("localize/training/round_1", "mark").finish(seconds=3.0)
+    run.stage("segment", "mark").begin()
+    run.stage("evaluate", "mark").finish()
+    assert run.seconds() == 4.5

@@ -88,6 +88,25 @@ def run(
     return dataclasses.replace(finished, failures=problems | finished.failures)
 
 
+def check_run(
+    dataset: Dataset, *, recipe: Recipe, out: Path | str, use_masks: bool = False
+) -> None:
+    """Find what would stop a run before its first training; writes nothing.
+
+    Args:
+        dataset: The data set.
+        recipe: The recipe.
+        out: Folder of the run; stages that are complete there are not asked.
+        use_masks: Whether ground-truth masks may tune.
+
+    Raises:
+        DataError: When a step needs data that the data set does not have.
+        RecipeError: When a network or a step cannot do what is asked.
+        MissingWeightsError: When pre-trained weights are not at hand or do not fit.
+    """
+    _checked(RunDir(Path(out)), dataset, recipe, use_masks, STAGES)
+
+
 def _write_head(folder: RunDir, dataset: Dataset, recipe: Recipe, use_masks: bool) -> None:
     """Write what the run is, before any of its results."""
     refuse_foreign(folder, dataset)
@@ -153,27 +172,11 @@ def _run_stages(
     folder: RunDir, dataset: Dataset, recipe: Recipe, use_masks: bool, wanted: Sequence[str]
 ) -> Finished:
     """Do the wanted stages in order; what is up to date is not done again."""
-    from wsseg.preflight import preflight
-
     started = time.perf_counter()
-    stages = plan(folder, dataset, recipe, use_masks)
+    stages, context = _checked(folder, dataset, recipe, use_masks, wanted)
     if stages.outside:
         marks = dict(stages.outside)
         from_main_process(lambda: write_json(folder.path / RECORD_FILE, marks))
-    context = RunContext(
-        recipe.seed,
-        recipe.max_side_px,
-        use_masks,
-        recipe.name,
-        recipe.supervision,
-        cues_dir=folder.path / "cues",
-        localizer_fingerprint=stages.localize.fingerprint,
-        localize_dir=stages.localize.path,
-        corrections_dir=Path(recipe.pseudo.corrections) if recipe.pseudo.corrections else None,
-        cues=cue_origins(recipe.model_dump(mode="json")),
-        outside=stages.outside,
-    )
-    preflight(dataset, recipe, stages, wanted, context)
     usable = with_sound_masks(readable(dataset, stages.images), stages.ground_truth)
     _train_and_map(usable, recipe, stages, context, wanted)
     metrics: dict[str, Any] = {}
@@ -192,6 +195,30 @@ def _run_stages(
     return Finished(
         folder, metrics, _failures(stages), _next_command(folder, dataset, recipe, stages)
     )
+
+
+def _checked(
+    folder: RunDir, dataset: Dataset, recipe: Recipe, use_masks: bool, wanted: Sequence[str]
+) -> tuple[Plan, RunContext]:
+    """Name the stages of a run, and find what would go wrong with it; nothing is written."""
+    from wsseg.preflight import preflight
+
+    stages = plan(folder, dataset, recipe, use_masks)
+    context = RunContext(
+        recipe.seed,
+        recipe.max_side_px,
+        use_masks,
+        recipe.name,
+        recipe.supervision,
+        cues_dir=folder.path / "cues",
+        localizer_fingerprint=stages.localize.fingerprint,
+        localize_dir=stages.localize.path,
+        corrections_dir=Path(recipe.pseudo.corrections) if recipe.pseudo.corrections else None,
+        cues=cue_origins(recipe.model_dump(mode="json")),
+        outside=stages.outside,
+    )
+    preflight(dataset, recipe, stages, wanted, context)
+    return stages, context
 
 
 def _train_and_map(

@@ -294,6 +294,18 @@ class RunDir:
         """The HTML report."""
         return self.path / "report.html"
 
+    def seconds(self) -> float:
+        """Add up how long its complete stages took when they were last done, in seconds.
+
+        What a stage had done before it was killed does not count.
+        """
+        files = [
+            *self.path.glob(f"*/{STAGE_FILE}"),
+            *self.path.glob(f"refine/*/{STAGE_FILE}"),
+        ]
+        states = [StageDir(file.parent, "").state() for file in files]
+        return sum(state.get("seconds", 0.0) for state in states if state.get("progress") == "done")
+
     def stage(self, name: str, mark: str) -> StageDir:
         """Name a stage's folder, such as ``localize`` or ``refine/2_dense_crf``."""
         return StageDir(self.path / name, mark)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from wsseg.data.image_io import read_mask
@@ -245,15 +247,43 @@ def test_compare_draws_a_table_over_seeds(as_json, cli, template, recipe_path, t
     told = as_json(*arguments)
     rows = {(row["recipe"], row["stage"], row["split"]): row for row in told["rows"]}
     assert rows["tiny", "Pseudo masks", "val"]["num_seeds"] == 2
-    assert ("other", "Pseudo masks", "val") in rows
+    other_row = rows["other", "Pseudo masks", "val"]
+    assert other_row["gain_mean"] == pytest.approx(
+        other_row["miou_mean"] - rows["tiny", "Pseudo masks", "val"]["miou_mean"]
+    )
+    assert rows["tiny", "Pseudo masks", "val"]["gain_mean"] is None
     assert {path.name for path in out.iterdir()} >= {
         "tiny-seed0", "tiny-seed1", "other-seed0", "other-seed1",
         "comparison.csv", "comparison.json", "comparison.png",
     }  # fmt: skip
+    assert told["seconds"]["tiny"] > 0
+    assert 0.1 < told["memory_gb"]["tiny"] < 100
+    with (out / "comparison.csv").open(newline="") as stream:
+        assert {line["recipe"] for line in csv.DictReader(stream)} == {"tiny", "other"}
+    # Finished runs keep what they took.
+    again = as_json(*arguments)
+    assert again["seconds"] == told["seconds"]
+    assert all(again["memory_gb"][name] >= told["memory_gb"][name] for name in ("tiny", "other"))
     assert "±" in cli(*arguments).stdout
     same = cli("compare", template, "--recipes", "cam,cam", "--out", out)
     assert same.exit_code == 2
     assert "needs different names" in same.stderr
+
+
+def test_compare_checks_all_recipes_before_the_first_trains(cli, template, recipe_path, tmp_path):
+    wrong = tmp_path / "wrong.yaml"
+    content = yaml.safe_load(recipe_path.read_text())
+    content["refine"] = {"steps": [{"name": "threshold", "method": "sweep"}]}
+    wrong.write_text(yaml.safe_dump(content))
+    out = tmp_path / "compare"
+    done = cli(
+        "compare", template, "--recipes", f"{recipe_path},{wrong}", "--out", out,
+        "--set", "segment=null",
+    )  # fmt: skip
+    assert done.exit_code == 2
+    assert "Recipe wrong: " in done.stderr
+    assert "tunes on ground-truth masks" in " ".join(done.stderr.split())
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("verb", ["localize", "refine", "pseudo", "segment", "evaluate"])
