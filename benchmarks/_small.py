@@ -100,6 +100,7 @@ def small(
     * maps: the scale 1 and its mirror image, a cell for 4 pixels; ten iterations of AdvCAM;
     * refiners: the small settings of ``refiners.py``; a constant background becomes the best on
       val masks, and a dense CRF has the reach of a small image;
+    * dilations of heads: as far on the small map as on that of the recipe's crop;
     * segmenter: a U-Net on three stages of `BACKBONE` from scratch; views of the whole image stay
       such;
     * lengths in pixels: times ``size_px / 256``; the small view of SEAM: `SEAM_SCALE`.
@@ -169,6 +170,9 @@ def _localizer(
     if inference["extractor"]["name"] == "adv_cam":
         inference["extractor"] = inference["extractor"] | {"iterations": 10}
     made["inference"] = inference
+    if "dilations" in own:
+        cells, own_cells = size_px / made["output_stride"], RECIPE_PX / own["output_stride"]
+        made["dilations"] = [max(1, round(d * cells / own_cells)) for d in own["dilations"]]
     made["regularisers"] = [_scaled(one, size_px) for one in own.get("regularisers", ())]
     return _scaled(made, size_px)
 

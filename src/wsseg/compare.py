@@ -232,6 +232,7 @@ def _plot(comparison: Comparison) -> None:
         [index + 0.4 - height / 2 for index in range(len(groups))],
         [f"{stage} ({split})" for stage, split in groups],
     )
+    axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.set_xlabel("mIoU in percent, mean and deviation over seeds")
     axes.legend()
