@@ -11,11 +11,12 @@ from wsseg.context import RunContext
 from wsseg.data.dataset import Dataset, Sample
 from wsseg.data.discover import open_dataset
 from wsseg.data.labels import ClassList, WeakLabels
-from wsseg.data.scenes import CLASSES, FAMILIES, make_dataset
+from wsseg.data.scenes import CLASSES, make_dataset
 from wsseg.localize.stage import train_localizer
 from wsseg.rundir import StageDir, fingerprint
 from wsseg.training.checkpoint import save_weights
 
+FAMILIES = ("parts", "cooccurrence", "instances", "defects")
 # Draws scenes that no seed of a table draws.
 SEED = 100_000
 

@@ -19,7 +19,7 @@ def scene_mark(family: str, seed: int, dataset: Dataset, step: Path, split: str 
     """Measure scores at the failure for which scenes are built.
 
     Args:
-        family: ``parts``: share of the bodies, without heads, that has the right class.
+        family: ``parts``, ``graded``: share of the bodies, without heads, that has the right class.
             ``cooccurrence``: share of rail and water called train and boat, where the image has
             these. ``instances``: share of all objects that has the right class.
         seed: Of the scenes.
@@ -44,7 +44,7 @@ def scene_mark(family: str, seed: int, dataset: Dataset, step: Path, split: str 
                     total += np.count_nonzero(regions[name])
             continue
         wanted = truth > 0
-        if family == "parts":
+        if family in ("parts", "graded"):
             wanted &= ~regions["part"]
         hits += np.count_nonzero((found == truth)[wanted])
         total += np.count_nonzero(wanted)

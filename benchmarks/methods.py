@@ -1,6 +1,6 @@
 """Every recipe for tags against plain CAM: same backbone, data, epochs and seeds.
 
-    python benchmarks/methods.py [--scenes parts cooccurrence instances] [--recipes a,b]
+    python benchmarks/methods.py [--scenes parts graded cooccurrence instances] [--recipes a,b]
         [--seeds 0 1 2] [--jobs 2]
     python benchmarks/methods.py --data DATA --size 128 --epochs 20 [--set KEY=VALUE]
 
@@ -15,9 +15,9 @@ the recipe cam:
 * segment: its segmenter, on the val split, against the segmenter that cam trains.
 
 Gains are against plain CAM of the same seed. Scenes know more than their masks: in *parts* the
-recall of bodies, which all classes share; in *cooccurrence* how much of rail and water is called
-train and boat in images with these; in *instances* the recall of objects. With scenes, each seed
-also draws scenes of its own.
+recall of bodies, which all classes share, and in *graded* of those that hint at the class; in
+*cooccurrence* how much of rail and water is called train and boat in images with these; in
+*instances* the recall of objects. With scenes, each seed also draws scenes of its own.
 
 Each method, family and seed runs in a process of its own with one thread, so that seconds (of
 processor time) and peak memory are its own; refiners and segmenters start from maps that are there
@@ -67,9 +67,10 @@ from wsseg.pipeline import run
 from wsseg.recipe import Recipe, load_recipe
 from wsseg.rundir import StageDir, fingerprint
 
-SCENES = ("parts", "cooccurrence", "instances")
+SCENES = ("parts", "graded", "cooccurrence", "instances")
 MARKS = {
     "parts": "recall of bodies",
+    "graded": "recall of bodies",
     "cooccurrence": "context called class",
     "instances": "recall of objects",
 }

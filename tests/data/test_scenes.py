@@ -81,15 +81,36 @@ def test_discriminative_part_is_a_small_share_of_the_object(scenes):
     assert 0.2 < np.mean(np.array(per_image) == 2) < 0.5
 
 
-def test_body_colour_does_not_tell_the_class(scenes):
-    mean_colour = {class_id: [] for class_id in range(1, 5)}
-    for scene in scenes("parts"):
+def body_colours(scenes):
+    """Mean colours (N, 3) of the bodies of each class."""
+    found = {class_id: [] for class_id in range(1, 5)}
+    for scene in scenes:
         body = (scene.mask > 0) & ~scene.regions["part"]
         for class_id in scene.tags:
-            mean_colour[class_id].append(scene.image[body & (scene.mask == class_id)].mean(axis=0))
-    means = np.array([np.mean(colours, axis=0) for colours in mean_colour.values()])
-    spread = np.mean([np.std(colours, axis=0) for colours in mean_colour.values()])
+            found[class_id].append(scene.image[body & (scene.mask == class_id)].mean(axis=0))
+    return [np.array(colours) for colours in found.values()]
+
+
+def right_guesses(groups):
+    """Share of the colours that are nearest to the mean of their own class."""
+    means = np.array([colours.mean(axis=0) for colours in groups])
+    right = [
+        np.linalg.norm(colours[:, None] - means, axis=-1).argmin(axis=1) == index
+        for index, colours in enumerate(groups)
+    ]
+    return np.concatenate(right).mean()
+
+
+def test_body_colour_does_not_tell_the_class(scenes):
+    groups = body_colours(scenes("parts"))
+    means = np.array([colours.mean(axis=0) for colours in groups])
+    spread = np.mean([colours.std(axis=0) for colours in groups])
     assert np.ptp(means, axis=0).max() < spread
+
+
+def test_body_colour_hints_at_the_class_in_graded_scenes(scenes):
+    assert right_guesses(body_colours(scenes("parts"))) < 0.45
+    assert 0.55 < right_guesses(body_colours(scenes("graded"))) < 0.85
 
 
 @pytest.mark.parametrize(("region", "class_id"), [("rail", 1), ("water", 2)])

@@ -98,7 +98,9 @@ def simulate(
 @data_app.command()
 @command
 def scenes(
-    family: Annotated[str, typer.Argument(help="parts, cooccurrence, instances or defects.")],
+    family: Annotated[
+        str, typer.Argument(help="parts, graded, cooccurrence, instances or defects.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder to write to.")],
     train: Annotated[int, typer.Option(min=1, help="Images of the train split.")] = 200,
     val: Annotated[int, typer.Option(min=0, help="Images of the val split.")] = 60,

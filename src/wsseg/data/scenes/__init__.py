@@ -1,8 +1,9 @@
 """Synthetic scenes with exact masks, made so that the known failures of CAM occur in them.
 
-Four families, each fast, seeded and without any file:
+Five families, each fast, seeded and without any file:
 
 * ``parts``: the class shows only in a small part of the object.
+* ``graded``: the class shows clearly in a small part, and faintly in the rest.
 * ``cooccurrence``: a train always stands on a rail, a boat on water; both are background.
 * ``instances``: several touching objects of several classes, from 5 % to 60 % of the image.
 * ``defects``: scratches, dents, stains and pores on metal or fabric, with flawless images.

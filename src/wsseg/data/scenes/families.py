@@ -19,6 +19,7 @@ _MAKERS: Mapping[str, Callable[[np.random.Generator, tuple[int, int]], Scene]] =
     "cooccurrence": cooccurrence.make,
     "instances": instances.make,
     "defects": defects.make,
+    "graded": parts.make_graded,
 }
 
 FAMILIES: tuple[str, ...] = tuple(_MAKERS)
@@ -30,6 +31,7 @@ CLASSES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "cooccurrence": cooccurrence.CLASSES,
         "instances": instances.CLASSES,
         "defects": defects.CLASSES,
+        "graded": parts.CLASSES,
     }
 )
 """Class names of each family in the order of their ids, from 1."""
@@ -42,7 +44,8 @@ def make_scene(family: str, seed: int, size: tuple[int, int] = (128, 128)) -> Sc
     Objects scale with the shorter side.
 
     Args:
-        family: ``"parts"``, ``"cooccurrence"``, ``"instances"`` or ``"defects"``.
+        family: ``"parts"``, ``"cooccurrence"``, ``"instances"``, ``"defects"`` or
+            ``"graded"``.
         seed: Any number from 0.
         size: Height and width in pixels, each at least 48.
 

@@ -1,4 +1,4 @@
-"""Scenes *parts*: the class shows only in a small part of the object.
+"""Scenes *parts* and *graded*: the class shows in a small part of the object.
 
 Four kinds of beetle share body, legs, colours and texture; only the pattern on the head, 10-20 % of
 the object, tells them apart. A classifier needs the head alone, so its class activation map covers
@@ -35,9 +35,18 @@ PAIR_SHARE = 0.35
 _HUES = (0.0, 0.15, 0.38, 0.62)
 # How far the head's colour is from the body's, on the way to white.
 _PALENESS = 0.35
+# Of bodies that tell the class: the most frequent hue, away from that of the pattern, and how far
+# hues spread around it. Guessing by the nearest one is right about seven times of ten.
+_BODY_HUES = (0.5, 0.75, 0.0, 0.25)
+_BODY_HUE_SPREAD = 0.12
 
 
-def make(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
+def make_graded(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
+    """Paint 0, 1 or 2 beetles whose bodies hint at their class."""
+    return make(rng, size, body_tells=True)
+
+
+def make(rng: np.random.Generator, size: tuple[int, int], *, body_tells: bool = False) -> Scene:
     """Paint 0, 1 or 2 beetles on cluttered ground."""
     canvas = blank(size)
     _ground(canvas, rng)
@@ -45,7 +54,7 @@ def make(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
     draw = rng.random()
     if draw >= EMPTY_SHARE:
         num_objects = 2 if draw < EMPTY_SHARE + PAIR_SHARE else 1
-        heads = [_beetle(canvas, rng, slot, num_objects) for slot in range(num_objects)]
+        heads = [_beetle(canvas, rng, slot, num_objects, body_tells) for slot in range(num_objects)]
     canvas.shade(directional_light(rng, size, (0.1, 0.5)))
     part = np.zeros(size, np.bool_)
     for number, cover in heads:
@@ -74,7 +83,7 @@ def _ground(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def _beetle(
-    canvas: Canvas, rng: np.random.Generator, slot: int, num_objects: int
+    canvas: Canvas, rng: np.random.Generator, slot: int, num_objects: int, body_tells: bool
 ) -> tuple[int, FloatArray]:
     """Paint one beetle; return its number and the coverage of its head."""
     class_id = int(rng.integers(1, len(CLASSES) + 1))
@@ -96,7 +105,7 @@ def _beetle(
     head = coverage([put(ellipse(head_at, (head_radius, head_radius)))], canvas.size)
 
     number = canvas.claim(np.maximum(np.maximum(body, limbs), head), class_id)
-    _paint_body(canvas, rng, np.maximum(body, head), limbs)
+    _paint_body(canvas, rng, np.maximum(body, head), limbs, _body_colour(rng, class_id, body_tells))
     canvas.paint(_PALENESS * head, np.ones(3))
     hue = _HUES[class_id - 1] + rng.uniform(-0.06, 0.06)
     accent = hsv(hue, rng.uniform(0.8, 1.0), rng.uniform(0.7, 1.0))
@@ -116,11 +125,22 @@ def _legs(rng: np.random.Generator, body_width: float) -> list[Outline]:
     return pieces
 
 
+def _body_colour(rng: np.random.Generator, class_id: int, body_tells: bool) -> FloatArray:
+    """Draw a colour: from one distribution for all classes, or from one for each, which overlap."""
+    if not body_tells:
+        return random_colour(rng, (0.1, 0.75), (0.2, 0.85))
+    hue = rng.normal(_BODY_HUES[class_id - 1], _BODY_HUE_SPREAD) % 1.0
+    return hsv(hue, rng.uniform(0.35, 0.75), rng.uniform(0.3, 0.85))
+
+
 def _paint_body(
-    canvas: Canvas, rng: np.random.Generator, body: FloatArray, limbs: FloatArray
+    canvas: Canvas,
+    rng: np.random.Generator,
+    body: FloatArray,
+    limbs: FloatArray,
+    colour: FloatArray,
 ) -> None:
-    """Colour legs, and body with head: the same distribution for every class."""
-    colour = random_colour(rng, (0.1, 0.75), (0.2, 0.85))
+    """Colour legs, and body with head."""
     canvas.paint(limbs, colour * rng.uniform(0.4, 0.8))
     mottle = 0.7 + 0.6 * smooth_noise(rng, canvas.size, rng.uniform(4, 30))
     canvas.paint(body, colour * mottle[..., None])
