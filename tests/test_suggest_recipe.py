@@ -47,6 +47,19 @@ def test_the_recipe_follows_the_kinds_of_label(labels, expected, make_dataset):
     assert why
 
 
+@pytest.mark.parametrize(
+    ("num_ok", "num_tagged", "num_untagged", "expected"),
+    [(1, 3, 0, "defects"), (1, 4, 0, "tags"), (1, 3, 9, "defects"), (25, 75, 0, "defects")],
+)
+def test_a_few_empty_images_are_no_inspection(
+    num_ok, num_tagged, num_untagged, expected, make_dataset
+):
+    labels = [WeakLabels(tags=())] * num_ok + [WeakLabels(tags={1})] * num_tagged
+    name, why = suggest_recipe(labelled(make_dataset, *labels, *[WeakLabels()] * num_untagged))
+    assert name == expected
+    assert f"{num_ok} of {num_ok + num_tagged} images" in why
+
+
 def test_labels_of_held_out_images_decide_nothing(make_dataset):
     dataset = labelled(make_dataset, WeakLabels(tags={1}, boxes=BOXES), split="val")
     assert suggest_recipe(dataset)[0] == "tags"
